@@ -1,0 +1,221 @@
+"""What a pipeline.yaml can declare: labels, stages, gates, hooks, calendar and schedule."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sundial.errors import SettingsError
+from sundial.settings import parse_duration
+
+
+def _duration(value: Any) -> Any:
+    try:
+        return parse_duration(value)
+    except (SettingsError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Bound = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Base of all that can be declared: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LabelSpec(Strict):
+    """What is predicted, and when it is known.
+
+    Attributes
+    ----------
+    column : str
+        Name of the label, 0 or 1.
+    delay : timedelta
+        From the moment the outcome happens to the moment it is known here.
+    maturity : timedelta
+        From the event to the moment at which its label is surely known; metrics use rows this old, or older.
+    """
+
+    column: str
+    delay: Duration
+    maturity: Duration
+
+
+class StageSpec(Strict):
+    """One stage: a notebook, what it reads and what it makes.
+
+    Attributes
+    ----------
+    notebook : str
+        Path below ``notebooks/``; by default the folder of the pipeline, and the name of the stage.
+    inputs : tuple of str
+        Each ``stage/output``.
+    outputs : tuple of str
+        Names that the notebook saves; all must be there when it ends.
+    timeout : timedelta
+        Deadline for the whole notebook.
+    parameters : dict
+        Values that differ from the notebook's own defaults in production.
+    """
+
+    notebook: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    timeout: Duration = timedelta(minutes=10)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Gate(Strict):
+    """One declared check on a scrap.
+
+    Attributes
+    ----------
+    gate : str
+        What it protects, in words.
+    scrap : str
+        ``stage.scrap`` and then keys into it, joined by dots.
+    at_least, at_most : float, optional
+        Bounds; an estimate is judged by the end of its interval that is nearer to failing.
+    equals : float, optional
+        The exact value.
+    allowed_drop : float, optional
+        For a difference candidate - production, positive when the candidate is better: the low end of its
+        interval may not be below minus this.
+    min_rows : int, optional
+        Fewest rows that the number may rest on.
+    """
+
+    gate: str
+    scrap: str
+    at_least: Bound | None = None
+    at_most: Bound | None = None
+    equals: Bound | None = None
+    allowed_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    min_rows: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Gate:
+        if self.at_least is None and self.at_most is None and self.equals is None and self.allowed_drop is None:
+            raise ValueError("a gate needs at_least, at_most, equals or allowed_drop")
+        if self.allowed_drop is not None and (self.at_least, self.at_most, self.equals) != (None, None, None):
+            raise ValueError("allowed_drop judges a difference and stands alone")
+        if "." not in self.scrap:
+            raise ValueError("scrap must be 'stage.scrap', such as '07_evaluate_model.rows'")
+        return self
+
+
+class Gates(Strict):
+    """Gates by the step that they guard."""
+
+    release: tuple[Gate, ...] = ()
+    comparison: tuple[Gate, ...] = ()
+    monitoring: tuple[Gate, ...] = ()
+
+
+class Hooks(Strict):
+    """The functions of the user's own package that the lifecycle calls, each ``package.module:function``.
+
+    Attributes
+    ----------
+    labels : str
+        ``(as_of, start, end) -> DataFrame[entity, label, label_known_at]``.
+    requests : str
+        ``(start, end) -> DataFrame[request_id, entity, event_time, features...]``, in order of arrival.
+    value : str
+        ``(label, decision) -> array`` of money a row, against doing nothing.
+    """
+
+    labels: str
+    requests: str
+    value: str
+
+
+class Calendar(Strict):
+    """Maps a scheduled week to a week of the data, for data that ends.
+
+    Attributes
+    ----------
+    first : date
+        First ``as_of`` of the data.
+    weeks : int
+        Number of weekly releases before it starts again.
+    """
+
+    first: date
+    weeks: Annotated[int, Field(ge=1)]
+
+
+class Schedule(Strict):
+    """When the weekly release starts, and how long each wait is.
+
+    Attributes
+    ----------
+    cron : str
+        Five fields.
+    timezone : str
+        Name from the IANA database.
+    soak : timedelta
+        How long a candidate stays in shadow before it is compared.
+    watch : timedelta
+        How much of production's time a monitoring looks at.
+    approval_expires : timedelta
+        How long a question waits for its answer.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+    soak: Duration = timedelta(days=7)
+    watch: Duration = timedelta(days=7)
+    approval_expires: Duration = timedelta(days=6)
+
+
+# The same for every model: notebooks/lifecycle.
+LIFECYCLE: dict[str, StageSpec] = {
+    "09_deploy_shadow": StageSpec(
+        inputs=(
+            "04_build_training_set/training_profile",
+            "05_build_evaluation_sets/evaluation_set",
+            "06_train_model/model",
+            "06_train_model/model_card",
+            "07_evaluate_model/scores",
+            "08_evaluate_business/policy",
+        ),
+        outputs=("deployment",),
+    ),
+    "10_compare_shadow": StageSpec(
+        inputs=(
+            "04_build_training_set/training_profile",
+            "06_train_model/model_card",
+            "08_evaluate_business/policy",
+            "09_deploy_shadow/deployment",
+        ),
+        outputs=("comparison", "joined"),
+    ),
+    "11_promote_model": StageSpec(
+        inputs=("08_evaluate_business/policy", "09_deploy_shadow/deployment"), outputs=("promotion",)
+    ),
+    "12_monitor_production": StageSpec(
+        inputs=(
+            "04_build_training_set/training_profile",
+            "06_train_model/model_card",
+            "08_evaluate_business/policy",
+            "09_deploy_shadow/deployment",
+            "11_promote_model/promotion",
+        ),
+        outputs=("monitoring", "drift", "observed"),
+    ),
+    "13_review_production": StageSpec(
+        inputs=(
+            "06_train_model/model_card",
+            "09_deploy_shadow/deployment",
+            "12_monitor_production/monitoring",
+            "12_monitor_production/observed",
+        ),
+        outputs=("review", "hard_examples"),
+    ),
+}

@@ -1,0 +1,235 @@
+"""How artifacts look on disk: Parquet for frames, JSON for dicts, skops for models. No pickle, ever.
+
+The same value always gives the same bytes, so that hashes can tell whether two runs made the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sundial.errors import ArtifactCorruptError, ArtifactNotFoundError, ModelRefusedError, SundialError
+
+# What skops does not trust by itself and we do, for files whose hash we wrote ourselves: the nodes of scikit-learn's
+# trees are not bounds-checked when they are loaded. The list is here, and never taken from a file.
+TRUSTED_TYPES: tuple[str, ...] = (
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+)
+SUFFIXES = (".parquet", ".json", ".skops")
+
+
+def hash_file(path: Path) -> str:
+    """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> Path:
+    """Write a file under a temporary name, then rename it: readers see the old file or the new, never half.
+
+    Parameters
+    ----------
+    path : Path
+        Where; missing folders are made.
+    data : bytes
+        What.
+
+    Returns
+    -------
+    Path
+        The same path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide reports from the other people of the team
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json_atomically(path: Path, value: Any) -> Path:
+    """Write a value as indented JSON, atomically; NaN is refused, since JSON has none."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    return write_bytes_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    ArtifactNotFoundError
+        When it is not there.
+    ArtifactCorruptError
+        When it is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ArtifactNotFoundError(f"{path} is not there") from error
+    except ValueError as error:
+        raise ArtifactCorruptError(f"{path} is not JSON: {error}", hint="run the stage that makes it again") from error
+
+
+def dump_model(model: Any) -> bytes:
+    """Serialize a scikit-learn estimator with skops, byte for byte the same each time.
+
+    skops names members by memory address and stamps them with the time of day; both are replaced, addresses by the
+    order in which the schema mentions them.
+
+    Parameters
+    ----------
+    model : estimator
+        A fitted scikit-learn estimator.
+
+    Returns
+    -------
+    bytes
+        A zip archive that ``skops.io.loads`` reads.
+    """
+    import skops.io
+
+    with zipfile.ZipFile(io.BytesIO(skops.io.dumps(model))) as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    order: dict[str, int] = {}
+
+    def number(address: str) -> int:
+        return order.setdefault(address, len(order) + 1)
+
+    def renumber(node: Any) -> Any:
+        if isinstance(node, list):
+            return [renumber(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        result: dict[str, Any] = {}
+        for key, value in node.items():
+            if key == "__id__":
+                result[key] = number(str(value))
+            elif key == "file" and isinstance(value, str):
+                stem, dot, suffix = value.partition(".")
+                result[key] = f"{number(stem)}{dot}{suffix}"
+            else:
+                result[key] = renumber(value)
+        return result
+
+    schema = renumber(json.loads(members.pop("schema.json")))
+    renamed = {}
+    for name, data in members.items():
+        stem, dot, suffix = name.partition(".")
+        renamed[f"{number(stem)}{dot}{suffix}"] = data
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, data in sorted([*renamed.items(), ("schema.json", json.dumps(schema).encode())]):
+            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def load_model(path: Path) -> Any:
+    """Load a skops file against our allow-list.
+
+    Parameters
+    ----------
+    path : Path
+        The file; check its hash first.
+
+    Returns
+    -------
+    estimator
+
+    Raises
+    ------
+    ModelRefusedError
+        When the file holds a type that neither skops nor :data:`TRUSTED_TYPES` trusts; lists all of them.
+    """
+    import skops.io
+
+    try:
+        unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in TRUSTED_TYPES]
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ArtifactCorruptError(f"{path} is not a skops file: {error}") from error
+    if unknown:
+        raise ModelRefusedError(
+            f"{path} holds types that are not trusted: {', '.join(sorted(unknown))}",
+            hint="models are built from scikit-learn's own estimators; a type that is safe to load can be added to "
+            "sundial.formats.TRUSTED_TYPES",
+        )
+    return skops.io.load(path, trusted=list(TRUSTED_TYPES))
+
+
+def write_value(folder: Path, name: str, value: Any) -> Path:
+    """Write a value in the format that its type has.
+
+    Parameters
+    ----------
+    folder : Path
+        Where.
+    name : str
+        File name without a suffix.
+    value : DataFrame, dict, list or estimator
+        Becomes ``.parquet``, ``.json`` or ``.skops``.
+
+    Returns
+    -------
+    Path
+        The file. A file of the same name in another format is removed.
+
+    Raises
+    ------
+    SundialError
+        When the type has no format.
+    """
+    if isinstance(value, pd.DataFrame):
+        buffer = io.BytesIO()
+        value.to_parquet(buffer, index=False)
+        path = write_bytes_atomically(folder / f"{name}.parquet", buffer.getvalue())
+    elif isinstance(value, dict | list):
+        path = write_json_atomically(folder / f"{name}.json", value)
+    elif hasattr(value, "get_params") and hasattr(value, "fit"):
+        path = write_bytes_atomically(folder / f"{name}.skops", dump_model(value))
+    else:
+        raise SundialError(
+            f"{name!r} is a {type(value).__name__}, which has no format",
+            hint="save a DataFrame, a dict, a list, or a fitted scikit-learn estimator",
+        )
+    for suffix in SUFFIXES:
+        if suffix != path.suffix:
+            path.with_suffix(suffix).unlink(missing_ok=True)
+    return path
+
+
+def read_value(path: Path) -> Any:
+    """Read what :func:`write_value` wrote.
+
+    Raises
+    ------
+    ArtifactNotFoundError
+        When it is not there.
+    ArtifactCorruptError
+        When it cannot be read as what its suffix says.
+    """
+    if not path.exists():
+        raise ArtifactNotFoundError(f"{path} is not there", hint="run the stage that makes it")
+    if path.suffix == ".json":
+        return read_json(path)
+    if path.suffix == ".skops":
+        return load_model(path)
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ArtifactCorruptError(f"{path} is not Parquet: {error}", hint="run the stage again") from error

@@ -1,0 +1,195 @@
+"""Settings: where things are and how they run, from the environment or a ``.env`` file.
+
+Every field can be set by an environment variable with the prefix ``SUNDIAL_``; secrets belong there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sundial.errors import SettingsError, nearest
+
+UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "second": timedelta(seconds=1),
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(weeks=1),
+}
+
+
+def parse_duration(text: str | timedelta) -> timedelta:
+    """Read a duration written for people.
+
+    Parameters
+    ----------
+    text : str or timedelta
+        Such as ``"90 s"``, ``"15 minutes"``, ``"12 hours"``, ``"7 days"`` or ``"10 weeks"``.
+
+    Returns
+    -------
+    timedelta
+
+    Raises
+    ------
+    SettingsError
+        When there is no number, or no unit that is known.
+
+    Examples
+    --------
+    >>> parse_duration("7 days").days
+    7
+    """
+    if isinstance(text, timedelta):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
+    unit = match[2] if match else ""
+    unit = unit if unit in UNITS else unit.removesuffix("s")
+    if match is None or unit not in UNITS:
+        raise SettingsError(
+            f"{text!r} is not a duration",
+            hint="write a number and a unit, such as '90 s', '15 minutes' or '7 days'",
+        )
+    return float(match[1]) * UNITS[unit]
+
+
+def find_root() -> Path:
+    """Find the project: the folder that holds ``notebooks/``.
+
+    Returns
+    -------
+    Path
+        The folder of this installation when it is editable (``lib/`` beside ``notebooks/``), else the nearest
+        folder at or above the working directory that holds ``notebooks/``, else the working directory.
+    """
+    home = Path(__file__).resolve().parents[2]
+    if (home / "notebooks").is_dir():
+        return home
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
+
+
+class Settings(BaseSettings):
+    """Where things are and how they run.
+
+    Attributes
+    ----------
+    root : Path
+        The project: the folder that holds ``notebooks/`` and ``flows/``.
+    artifacts : Path
+        All that is made by running; ``root/artifacts`` by default.
+    notebooks : Path
+        One folder a pipeline, and ``lifecycle``; ``root/notebooks`` by default.
+    host : str
+        What our servers bind to; loopback unless told otherwise.
+    serve_port, prefect_port : int
+        Ports of the model server and of a Prefect server that we start.
+    kernel : str
+        How notebooks get their process: ``fork``, ``process`` or ``auto`` (fork where it is sound).
+    kernel_socket : str
+        Socket of the kernel server that a worker started; set by the worker.
+    notification_block : str
+        Prefect notification block that failures are sent to, as ``type/name``; empty for none.
+    log_sync_ms : int
+        Longest time, in milliseconds, that a power cut can take from the prediction log; 0 syncs before
+        each answer.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SUNDIAL_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    root: Path = Field(default_factory=find_root)
+    artifacts: Path = Path()
+    notebooks: Path = Path()
+    host: str = "127.0.0.1"
+    serve_port: int = Field(default=8010, ge=1, le=65535)
+    prefect_port: int = Field(default=4200, ge=1, le=65535)
+    kernel: Literal["auto", "fork", "process"] = "auto"
+    kernel_socket: str = ""
+    notification_block: str = ""
+    log_sync_ms: int = Field(default=50, ge=0, le=10_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_folders(cls, values: dict[str, object]) -> dict[str, object]:
+        root = Path(str(values.get("root") or find_root())).expanduser().resolve()
+        values["root"] = root
+        for name in ("artifacts", "notebooks"):
+            values[name] = (root / str(values.get(name) or name)).expanduser()
+        return values
+
+    @property
+    def runs(self) -> Path:
+        """Folder of release, experiment and scratch runs."""
+        return self.artifacts / "runs"
+
+    @property
+    def models(self) -> Path:
+        """Folder of registered models."""
+        return self.artifacts / "models"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of prediction logs and shadow scores."""
+        return self.artifacts / "predictions"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the report index."""
+        return self.artifacts / "reports"
+
+    @property
+    def warehouse(self) -> Path:
+        """Folder of the data that ships."""
+        return self.artifacts / "warehouse"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the servers' logs."""
+        return self.artifacts / "logs"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Address of the model registry: ``MLFLOW_TRACKING_URI``, or SQLite under artifacts."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.artifacts / 'mlflow.db'}"
+
+    @property
+    def serve_url(self) -> str:
+        """Address of the model server."""
+        return f"http://{self.host}:{self.serve_port}"
+
+    @property
+    def prefect_api_url(self) -> str:
+        """Address of Prefect's API: ``PREFECT_API_URL``, or a server that we start."""
+        return os.environ.get("PREFECT_API_URL") or f"http://{self.host}:{self.prefect_port}/api"
+
+
+def load_settings() -> Settings:
+    """Read the settings as the environment has them now.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    SettingsError
+        When a variable cannot be used; names it.
+    """
+    known = {f"SUNDIAL_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted({name for name in os.environ if name.startswith("SUNDIAL_")} - known):
+        raise SettingsError(f"{name} is not a setting", hint=nearest(name, sorted(known)))
+    try:
+        return Settings(_env_file=find_root() / ".env")
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"SUNDIAL_{'_'.join(str(part) for part in first['loc']).upper()}"
+        raise SettingsError(f"{name} cannot be used: {first['msg']}", hint="correct or unset it") from error

@@ -1,0 +1,245 @@
+"""The handle that a stage notebook holds: load what earlier stages made, save what this one makes, record scraps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sundial import scraps as _scraps
+from sundial.errors import ArtifactNotFoundError, ScrapError, nearest
+from sundial.formats import hash_file, read_value, write_value
+from sundial.pipeline import Pipeline, StageSpec, load_pipeline
+from sundial.runs import Run, create_run, latest_run, list_runs, now, open_run
+from sundial.scraps import from_plain, to_plain
+from sundial.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run, as its notebook sees it.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``06_train_model``.
+    pipeline : Pipeline
+        What pipeline.yaml declares.
+    as_of : Timestamp
+        The date that this stage pretends it is.
+    run : Run
+        Where it reads and writes.
+    settings : Settings
+        Where things are.
+    """
+
+    name: str
+    pipeline: Pipeline
+    as_of: pd.Timestamp
+    run: Run
+    settings: Settings
+
+    @property
+    def spec(self) -> StageSpec:
+        """What pipeline.yaml declares of this stage."""
+        return self.pipeline.stage(self.name)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the stage in its run."""
+        return self.run.stage_folder(self.name)
+
+    @property
+    def is_release(self) -> bool:
+        """Whether this is a release; nothing else may touch an alias."""
+        return self.run.kind == "release"
+
+    def load(self, name: str) -> Any:
+        """Load an input that pipeline.yaml declares for this stage.
+
+        Parameters
+        ----------
+        name : str
+            Name of the output of the earlier stage, or ``stage/output`` where two share a name.
+
+        Returns
+        -------
+        DataFrame, dict, list or estimator
+            Checked against the hash that its maker wrote down.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            When it is not declared, or not there.
+        ArtifactCorruptError
+            When it was changed since.
+        """
+        matches = [item for item in self.spec.inputs if name in (item, item.partition("/")[2])]
+        if not matches:
+            names = [item.partition("/")[2] for item in self.spec.inputs]
+            raise ArtifactNotFoundError(
+                f"{self.name} declares no input {name!r} in pipeline.yaml", hint=nearest(name, names)
+            )
+        source, _, output = matches[0].partition("/")
+        path = self.run.verify_output(source, output)
+        self.run.update_stage(
+            self.name, inputs={matches[0]: {"path": _relative(path, self.run), "sha256": hash_file(path)}}
+        )
+        return read_value(path)
+
+    def save(self, name: str, value: Any) -> Path:
+        """Save an output that pipeline.yaml declares for this stage.
+
+        Parameters
+        ----------
+        name : str
+            Name of the output.
+        value : DataFrame, dict, list or estimator
+            Dicts and lists may hold numpy numbers; NaN in them is refused, and belongs into a scrap.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            When it is not declared; gives the nearest name.
+        """
+        if name not in self.spec.outputs:
+            raise ArtifactNotFoundError(
+                f"{self.name} declares no output {name!r} in pipeline.yaml",
+                hint=nearest(name, self.spec.outputs),
+            )
+        if isinstance(value, dict | list):
+            value = to_plain(value, name=name)
+        path = write_value(self.folder / "outputs", name, value)
+        entry: dict[str, Any] = {"path": _relative(path, self.run), "sha256": hash_file(path)}
+        if isinstance(value, pd.DataFrame):
+            entry["rows"] = len(value)
+        self.run.update_stage(self.name, outputs={name: entry})
+        return path
+
+    def record(self, **values: Any) -> None:
+        """Record scraps: numbers, text, and small nested dicts of them, which gates can read.
+
+        Parameters
+        ----------
+        **values
+            By name. NaN and infinity are recorded as undefined, which no gate passes.
+
+        Raises
+        ------
+        ScrapError
+            When a name was recorded before in this notebook, or a value cannot be recorded.
+        """
+        known = self.run.stage_record(self.name).get("scraps", {})
+        for name in values:
+            # a scratch run is opened anew each time, so that running a cell twice by hand is no repetition
+            if name in known and self.is_release:
+                raise ScrapError(f"scrap {name!r} was recorded twice", hint="give each scrap one name")
+        plain = {name: _scraps.glue(name, value)["data"] for name, value in values.items()}
+        self.run.update_stage(self.name, scraps={**known, **plain})
+
+    def scraps(self, stage: str) -> dict[str, Any]:
+        """Read the scraps that an earlier stage of this run recorded; undefined numbers are NaN.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            When that stage did not run.
+        """
+        run: Run | None = self.run
+        while run is not None:
+            record = run.stage_record(stage)
+            if "scraps" in record:
+                return dict(from_plain(record["scraps"]))
+            run = run.base
+        raise ArtifactNotFoundError(
+            f"{stage} recorded no scraps in run {self.run.name}",
+            hint=nearest(stage, self.pipeline.stages) if stage not in self.pipeline.stages else f"run {stage} first",
+        )
+
+    def feedback(self) -> pd.DataFrame | None:
+        """Load the examples that reviews of production chose for the next training set.
+
+        Returns
+        -------
+        DataFrame or None
+            Those of all reviews dated ``as_of`` or earlier, newest choice first for an entity chosen twice; None when
+            there are none. They are recorded as inputs of this stage.
+        """
+        stage, output = "13_review_production", "hard_examples"
+        frames: list[pd.DataFrame] = []
+        for run in list_runs(self.pipeline.name, kind="release", settings=self.settings):
+            record = run.stage_record(stage)
+            if record.get("status") != "succeeded" or pd.Timestamp(record["as_of"]) > self.as_of:
+                continue
+            path = run.verify_output(stage, output)
+            self.run.update_stage(
+                self.name,
+                inputs={
+                    f"{run.name}/{stage}/{output}": {
+                        "path": f"../{run.name}/{record['outputs'][output]['path']}",
+                        "sha256": hash_file(path),
+                    }
+                },
+            )
+            frames.append(read_value(path))
+        if not frames:
+            return None
+        newest_first = pd.concat(reversed(frames), ignore_index=True)
+        return newest_first.drop_duplicates(self.pipeline.entity, ignore_index=True)
+
+
+def _relative(path: Path, run: Run) -> str:
+    """Give a path from the run's folder, so that moving artifacts breaks nothing."""
+    return str(path.relative_to(run.folder.parent if not path.is_relative_to(run.folder) else run.folder))
+
+
+def open_stage(name: str, *, pipeline: str, as_of: str, run: str = "") -> Stage:
+    """Open a stage, in the run that a flow names or in a scratch run of its own.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``06_train_model``.
+    pipeline : str
+        Name of the pipeline.
+    as_of : str
+        The date to pretend it is, such as ``"2013-09-30"``.
+    run : str
+        Name of the run. Empty: what is loaded comes from the newest release of that date or earlier, and what is
+        saved goes to a scratch run.
+
+    Returns
+    -------
+    Stage
+
+    Raises
+    ------
+    PipelineError
+        When pipeline or stage is unknown.
+    RunNotFoundError
+        When the run, or a release to work on, is not there.
+    """
+    settings = load_settings()
+    declared = load_pipeline(pipeline, settings)
+    inputs = declared.stage(name).inputs
+    date = pd.Timestamp(as_of)
+    if run:
+        opened = open_run(run, settings)
+    else:
+        base = (
+            latest_run(pipeline, as_of=date, having=inputs[-1].partition("/")[0], settings=settings).name
+            if inputs
+            else ""
+        )
+        opened = create_run(pipeline, date, kind="scratch", base=base, started_by="notebook", settings=settings)
+    record = opened.stage_record(name)
+    if not run or record.get("status") != "running":
+        opened.restart_stage(name, status="running", started=now(), as_of=date.isoformat())
+    return Stage(name, declared, date, opened, settings)
