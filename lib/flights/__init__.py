@@ -1,1 +1,1 @@
-"""Flights."""
+"""Flights out of New York in 2013: what the team that owns this model writes."""

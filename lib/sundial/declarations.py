@@ -14,7 +14,7 @@ from sundial.settings import parse_duration
 def _duration(value: Any) -> Any:
     try:
         return parse_duration(value)
-    except (SettingsError, TypeError) as error:
+    except SettingsError as error:
         raise ValueError(str(error)) from error
 
 

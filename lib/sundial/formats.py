@@ -20,10 +20,13 @@ from sundial.errors import ArtifactCorruptError, ArtifactNotFoundError, ModelRef
 
 # What skops does not trust by itself and we do, for files whose hash we wrote ourselves: the nodes of scikit-learn's
 # trees are not bounds-checked when they are loaded. The list is here, and never taken from a file.
+# Boosting on categorical columns keeps a partial of check_array; what a partial calls must be trusted by itself.
 TRUSTED_TYPES: tuple[str, ...] = (
+    "functools.partial",
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
 )
 SUFFIXES = (".parquet", ".json", ".skops")
 
@@ -160,16 +163,21 @@ def load_model(path: Path) -> Any:
     import skops.io
 
     try:
-        unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in TRUSTED_TYPES]
+        _check_types(skops.io.get_untrusted_types(file=path), str(path))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ArtifactCorruptError(f"{path} is not a skops file: {error}") from error
+    return skops.io.load(path, trusted=list(TRUSTED_TYPES))
+
+
+def _check_types(types: list[str], what: str) -> None:
+    """Refuse types that neither skops nor we trust."""
+    unknown = sorted(set(types) - set(TRUSTED_TYPES))
     if unknown:
         raise ModelRefusedError(
-            f"{path} holds types that are not trusted: {', '.join(sorted(unknown))}",
+            f"{what} holds types that are not trusted: {', '.join(unknown)}",
             hint="models are built from scikit-learn's own estimators; a type that is safe to load can be added to "
             "sundial.formats.TRUSTED_TYPES",
         )
-    return skops.io.load(path, trusted=list(TRUSTED_TYPES))
 
 
 def write_value(folder: Path, name: str, value: Any) -> Path:
@@ -192,16 +200,27 @@ def write_value(folder: Path, name: str, value: Any) -> Path:
     Raises
     ------
     SundialError
-        When the type has no format.
+        When the type has no format, or a frame has a named index: an index is not saved.
+    ModelRefusedError
+        When an estimator could not be loaded again; see :func:`load_model`.
     """
     if isinstance(value, pd.DataFrame):
+        if any(level is not None for level in value.index.names):
+            raise SundialError(
+                f"{name!r} has the index {', '.join(map(str, value.index.names))}, and an index is not saved",
+                hint="call reset_index() to make columns of it, or reset_index(drop=True) to drop it",
+            )
         buffer = io.BytesIO()
         value.to_parquet(buffer, index=False)
         path = write_bytes_atomically(folder / f"{name}.parquet", buffer.getvalue())
     elif isinstance(value, dict | list):
         path = write_json_atomically(folder / f"{name}.json", value)
     elif hasattr(value, "get_params") and hasattr(value, "fit"):
-        path = write_bytes_atomically(folder / f"{name}.skops", dump_model(value))
+        import skops.io
+
+        data = dump_model(value)
+        _check_types(skops.io.get_untrusted_types(data=data), repr(name))  # now, and not when the next stage loads it
+        path = write_bytes_atomically(folder / f"{name}.skops", data)
     else:
         raise SundialError(
             f"{name!r} is a {type(value).__name__}, which has no format",

@@ -197,6 +197,8 @@ class _StrictLoader(yaml.SafeLoader):
         """Refuse a key that stands twice."""
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # the loader itself refuses lists and mappings as keys
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value)
@@ -227,12 +229,12 @@ def parse_pipeline(text: str, path: Path) -> Pipeline:
     except yaml.YAMLError as error:
         raise PipelineError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, Mapping):
-        raise PipelineError(f"{path} holds no keys", hint="see notebooks/flights/pipeline.yaml")
+        raise PipelineError(f"{path} holds no keys", hint=f"it needs {', '.join(_known_keys(('',)))}")
+    if "folder" in data:
+        raise PipelineError(f"{path}, line {_line_of(text, ('folder',))}: unknown key 'folder'")
     data = {**data, "folder": path.parent}
     if isinstance(data.get("stages"), Mapping):
-        data["stages"] = {str(name): spec or {} for name, spec in data["stages"].items()} | {
-            name: spec for name, spec in LIFECYCLE.items() if name not in data["stages"]
-        }
+        data["stages"] = _add_lifecycle(data["stages"])
     try:
         pipeline = Pipeline.model_validate(data)
     except ValidationError as error:
@@ -251,8 +253,18 @@ def parse_pipeline(text: str, path: Path) -> Pipeline:
     return pipeline
 
 
+def _add_lifecycle(declared: Mapping[Any, Any]) -> dict[str, Any]:
+    """Put the lifecycle's stages after the declared ones; what is declared of one of them changes only that."""
+    stages = {str(name): {} if spec is None else spec for name, spec in declared.items()}
+    own = {name: spec for name, spec in stages.items() if name not in LIFECYCLE}
+    return own | {
+        name: {**spec.model_dump(), **stages[name]} if isinstance(stages.get(name), Mapping) else stages.get(name, spec)
+        for name, spec in LIFECYCLE.items()
+    }
+
+
 def _check_inputs(pipeline: Pipeline, text: str, path: Path) -> None:
-    """Refuse an input that no earlier stage makes."""
+    """Refuse an input that no earlier stage makes, and a gate on a stage that is none."""
     made: list[str] = []
     for name, spec in pipeline.stages.items():
         for wanted in spec.inputs:
@@ -263,6 +275,15 @@ def _check_inputs(pipeline: Pipeline, text: str, path: Path) -> None:
                     hint=nearest(wanted, made),
                 )
         made += [f"{name}/{output}" for output in spec.outputs]
+    for step in Gates.model_fields:
+        for index, gate in enumerate(getattr(pipeline.gates, step)):
+            stage = gate.scrap.partition(".")[0]
+            if stage not in pipeline.stages:
+                line = _line_of(text, ("gates", step, index, "scrap"))
+                raise PipelineError(
+                    f"{path}, line {line}: a gate reads {gate.scrap!r}, and there is no stage {stage!r}",
+                    hint=nearest(stage, pipeline.stages),
+                )
 
 
 def load_pipeline(name: str, settings: Settings | None = None) -> Pipeline:
@@ -288,7 +309,11 @@ def load_pipeline(name: str, settings: Settings | None = None) -> Pipeline:
     path = settings.notebooks / name / "pipeline.yaml"
     if not path.is_file():
         raise PipelineError(f"no pipeline {name!r}: {path} is not there", hint=nearest(name, list_pipelines(settings)))
-    pipeline = parse_pipeline(path.read_text(encoding="utf-8"), path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path} is not UTF-8 text: {error}") from error
+    pipeline = parse_pipeline(text, path)
     if pipeline.name != name:
         raise PipelineError(f"{path}, line 1: name is {pipeline.name!r}, and the folder is {name!r}")
     return pipeline

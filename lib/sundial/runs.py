@@ -274,7 +274,7 @@ def create_run(
             "as_of": stamp.isoformat(),
             "kind": kind,
             "base": base,
-            "created": now(),
+            "created": moment.isoformat(timespec="milliseconds"),  # orders runs of one second
             "started_by": started_by,
             "commit": commit,
             "dirty": dirty,

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from sundial.errors import ScrapError
 
 MIME_PREFIX = "application/scrapbook.scrap."
@@ -48,6 +50,8 @@ def to_plain(value: Any, *, name: str = "value") -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else dict(UNDEFINED)
+    if value is pd.NaT:
+        return dict(UNDEFINED)
     if isinstance(value, Mapping):
         return {str(key): to_plain(item, name=f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -77,7 +81,7 @@ def glue(name: str, value: Any) -> dict[str, Any]:
     name : str
         Name of the scrap.
     value : any
-        See :func:`to_plain`.
+        See :func:`to_plain`; None is recorded as undefined.
 
     Returns
     -------
@@ -92,6 +96,8 @@ def glue(name: str, value: Any) -> dict[str, Any]:
     from IPython.display import display
 
     plain = to_plain(value, name=name)
+    if plain is None:
+        plain = dict(UNDEFINED)  # scrapbook's schema has no null, and one would make it refuse the whole notebook
     size = len(json.dumps(plain))
     if size > LARGEST_BYTES:
         raise ScrapError(
@@ -138,5 +144,7 @@ def read_scraps(notebook: str | Path | Mapping[str, Any]) -> dict[str, Any]:
                 if name in scraps:
                     raise ScrapError(f"scrap {name!r} was recorded twice", hint="give each scrap one name")
                 readable = isinstance(payload, Mapping) and payload.get("encoder") in ("json", "text")
-                scraps[name] = from_plain(payload.get("data")) if readable else math.nan
+                data = payload.get("data") if readable else None
+                # Jupyter writes null for a NaN that scrapbook itself recorded
+                scraps[name] = math.nan if data is None else from_plain(data)
     return scraps

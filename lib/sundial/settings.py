@@ -51,7 +51,7 @@ def parse_duration(text: str | timedelta) -> timedelta:
     """
     if isinstance(text, timedelta):
         return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(text))
     unit = match[2] if match else ""
     unit = unit if unit in UNITS else unit.removesuffix("s")
     if match is None or unit not in UNITS:
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         root = Path(str(values.get("root") or find_root())).expanduser().resolve()
         values["root"] = root
         for name in ("artifacts", "notebooks"):
-            values[name] = (root / str(values.get(name) or name)).expanduser()
+            values[name] = root / Path(str(values.get(name) or name)).expanduser()
         return values
 
     @property
@@ -184,11 +184,15 @@ def load_settings() -> Settings:
     SettingsError
         When a variable cannot be used; names it.
     """
+    file = Path(os.environ.get("SUNDIAL_ROOT") or find_root()).expanduser() / ".env"
     known = {f"SUNDIAL_{name.upper()}" for name in Settings.model_fields}
-    for name in sorted({name for name in os.environ if name.startswith("SUNDIAL_")} - known):
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    given = {name for name in os.environ if name.startswith("SUNDIAL_")}
+    given |= set(re.findall(r"^\s*(?:export\s+)?(SUNDIAL_\w+)", text, re.MULTILINE))
+    for name in sorted(given - known):
         raise SettingsError(f"{name} is not a setting", hint=nearest(name, sorted(known)))
     try:
-        return Settings(_env_file=find_root() / ".env")
+        return Settings(_env_file=file)
     except ValidationError as error:
         first = error.errors()[0]
         name = f"SUNDIAL_{'_'.join(str(part) for part in first['loc']).upper()}"

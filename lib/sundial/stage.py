@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,17 @@ class Stage:
             raise ArtifactNotFoundError(
                 f"{self.name} declares no input {name!r} in pipeline.yaml", hint=nearest(name, names)
             )
+        if len(matches) > 1 and name not in matches:
+            raise ArtifactNotFoundError(
+                f"{self.name} declares more than one input {name!r}: {', '.join(matches)}", hint="name the stage too"
+            )
         source, _, output = matches[0].partition("/")
         path = self.run.verify_output(source, output)
         self.run.update_stage(
             self.name, inputs={matches[0]: {"path": _relative(path, self.run), "sha256": hash_file(path)}}
         )
-        return read_value(path)
+        value = read_value(path)
+        return from_plain(value) if isinstance(value, dict | list) else value
 
     def save(self, name: str, value: Any) -> Path:
         """Save an output that pipeline.yaml declares for this stage.
@@ -97,7 +103,7 @@ class Stage:
         name : str
             Name of the output.
         value : DataFrame, dict, list or estimator
-            Dicts and lists may hold numpy numbers; NaN in them is refused, and belongs into a scrap.
+            Dicts and lists may hold numpy numbers; NaN in them is saved as undefined, and loaded as NaN.
 
         Returns
         -------
@@ -173,7 +179,7 @@ class Stage:
             there are none. They are recorded as inputs of this stage.
         """
         stage, output = "13_review_production", "hard_examples"
-        frames: list[pd.DataFrame] = []
+        frames: list[tuple[pd.Timestamp, pd.DataFrame]] = []
         for run in list_runs(self.pipeline.name, kind="release", settings=self.settings):
             record = run.stage_record(stage)
             if record.get("status") != "succeeded" or pd.Timestamp(record["as_of"]) > self.as_of:
@@ -188,16 +194,17 @@ class Stage:
                     }
                 },
             )
-            frames.append(read_value(path))
+            frames.append((pd.Timestamp(record["as_of"]), read_value(path)))
         if not frames:
             return None
-        newest_first = pd.concat(reversed(frames), ignore_index=True)
+        frames.sort(key=lambda item: item[0])  # by date: a release made again later is no newer for that
+        newest_first = pd.concat([frame for _, frame in reversed(frames)], ignore_index=True)
         return newest_first.drop_duplicates(self.pipeline.entity, ignore_index=True)
 
 
 def _relative(path: Path, run: Run) -> str:
     """Give a path from the run's folder, so that moving artifacts breaks nothing."""
-    return str(path.relative_to(run.folder.parent if not path.is_relative_to(run.folder) else run.folder))
+    return os.path.relpath(path, run.folder)
 
 
 def open_stage(name: str, *, pipeline: str, as_of: str, run: str = "") -> Stage:
@@ -228,16 +235,14 @@ def open_stage(name: str, *, pipeline: str, as_of: str, run: str = "") -> Stage:
     """
     settings = load_settings()
     declared = load_pipeline(pipeline, settings)
-    inputs = declared.stage(name).inputs
+    sources = {item.partition("/")[0] for item in declared.stage(name).inputs}
     date = pd.Timestamp(as_of)
     if run:
         opened = open_run(run, settings)
     else:
-        base = (
-            latest_run(pipeline, as_of=date, having=inputs[-1].partition("/")[0], settings=settings).name
-            if inputs
-            else ""
-        )
+        # a release that stopped half way has what came before the stop
+        last = next((stage for stage in reversed(declared.stages) if stage in sources), None)
+        base = latest_run(pipeline, as_of=date, having=last, settings=settings).name if last else ""
         opened = create_run(pipeline, date, kind="scratch", base=base, started_by="notebook", settings=settings)
     record = opened.stage_record(name)
     if not run or record.get("status") != "running":

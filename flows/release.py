@@ -1,0 +1,55 @@
+"""release: every week, from raw data to a candidate in shadow. Stages 01 to 08, their gates, then 09."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Failed
+
+from flows.stages import show, stage, start, tell
+from sundial.errors import GateFailedError
+from sundial.operations.handover import supersede
+from sundial.pipeline import load_pipeline
+from sundial.release.approval import evidence_hash
+from sundial.release.registry import Registry
+from sundial.release.steps import begin_release, comparison_date, pass_gates, remaining_stages, wait_until
+from sundial.settings import load_settings
+
+
+@flow(name="release", flow_run_name="release {pipeline} {as_of}", on_failure=[tell], on_crashed=[tell])
+def release(pipeline: str, as_of: str = "") -> Any:
+    """Make this week's candidate.
+
+    Parameters
+    ----------
+    pipeline : str
+        Name of the pipeline.
+    as_of : str
+        Release date; empty for the one that this week's schedule stands for.
+    """
+    declared = load_pipeline(pipeline)
+    run = begin_release(declared, as_of, started_by=f"flow run {flow_run.name}", key=str(flow_run.id or ""))
+    for name in remaining_stages(run, declared.release_stages):
+        stage(run.name, name)
+    try:
+        pass_gates(run, declared, "release")
+    except GateFailedError as error:
+        return Failed(message=str(error))
+    finally:
+        show(run)
+
+    first = Registry(load_settings()).alias(pipeline, "production") is None
+    for name in remaining_stages(run, ("09_deploy_shadow",)):
+        stage(run.name, name)
+    supersede(run)
+    if first:  # nothing to compare with: the gates above and a person decide
+        evidence = evidence_hash(run)
+        asked = {"pipeline": pipeline, "run": run.name, "evidence": evidence, "as_of": f"{run.as_of:%Y-%m-%d}"}
+        start("promotion", run, asked, key=f"promotion {run.name} {evidence}")
+    else:
+        date = f"{comparison_date(run, declared):%Y-%m-%d}"
+        asked = {"pipeline": pipeline, "run": run.name, "as_of": date}
+        start("comparison", run, asked, key=f"comparison {run.name}", at=wait_until(declared.schedule.soak))
+    return show(run)

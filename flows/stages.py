@@ -1,0 +1,79 @@
+"""A task runs a notebook; the rest is what every flow needs: links, failures that reach a person, the next flow."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import Flow, FlowRun, State, TaskRun
+from prefect.tasks import Task
+
+from sundial.errors import KernelDiedError
+from sundial.execution.runner import run_stage
+from sundial.operations.notices import report_failure
+from sundial.operations.prefect_api import PrefectApi
+from sundial.runs import Run, open_run
+from sundial.settings import load_settings
+
+log = logging.getLogger("sundial.flows")
+
+
+async def kernel_died(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Retry only where it can help: a kernel that was killed may live next time; an error in a cell comes again."""
+    return isinstance(await state.aresult(raise_on_failure=False), KernelDiedError)
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=kernel_died)
+def stage(run: str, stage: str, as_of: str = "", parameters: dict[str, Any] | None = None) -> str:
+    """Run one stage notebook, and link its page from Prefect's.
+
+    Parameters
+    ----------
+    run, stage : str
+        Names of the run and of the stage.
+    as_of : str
+        The date that the stage pretends it is; that of the run by default.
+    parameters : dict, optional
+        Values for the notebook beside those of pipeline.yaml.
+
+    Returns
+    -------
+    str
+        Address of the rendered notebook.
+    """
+    try:
+        run_stage(open_run(run), stage, as_of=as_of or None, parameters=parameters)
+    finally:
+        page = show(open_run(run), stage)
+    return page
+
+
+def show(run: Run, stage: str = "") -> str:
+    """Leave a link to a page of the run beside the flow run, and give its address."""
+    page = f"{load_settings().serve_url}/reports/{run.name}/{f'{stage}/report' if stage else 'index'}.html"
+    key = f"{run.pipeline}-{stage or 'run'}".lower().replace("_", "-")  # Prefect takes lowercase, digits and dashes
+    create_markdown_artifact(f"[{stage or run.name}]({page})", key=key, description=run.name)
+    return page
+
+
+def start(flow: str, run: Run, parameters: dict[str, Any], *, key: str, at: datetime | None = None) -> None:
+    """Hand on to another flow, now or later; a second hand-over with the same key is the first."""
+    with PrefectApi() as api:
+        started = api.start(flow, run.pipeline, parameters, run=run.name, name=f"{flow} {run.name}", at=at, key=key)
+        log.info("%s starts %s: %s", flow, f"at {at:%Y-%m-%d %H:%M} UTC" if at else "now", api.link(started))
+
+
+def tell(flow: Flow, flow_run: FlowRun, state: State[Any]) -> None:
+    """Let a failure reach a person: the log, sundial status, and the notification block of the settings."""
+    settings = load_settings()
+    notice = report_failure(
+        flow=flow_run.name, parameters=flow_run.parameters or {}, reason=state.message or "", settings=settings
+    )
+    if settings.notification_block:
+        from prefect.blocks.abstract import NotificationBlock
+
+        NotificationBlock.load(settings.notification_block).notify(notice, subject=f"{flow_run.name} failed")

@@ -1,0 +1,1 @@
+"""Figures about a model: metrics, their intervals, gates, and shadow against production."""

@@ -1,0 +1,395 @@
+"""A shadow and production on the same requests: who answered what, and who turned out to be right.
+
+All functions take one *joined* frame, a row a request (see `join_answers`), and change nothing. Columns:
+
+============================================  ========================================================================
+``request_id``, entity, event time, features  as the production log has them
+``production_score``, ``production_decision``  what was answered
+``shadow_score``, ``shadow_decision``          what the shadow would have answered; NaN and missing where it has not, or
+                                              could not
+``shadow_error``                               why it could not; empty where it could
+label                                          0 or 1; NaN while it is not mature
+============================================  ========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from sundial.evaluation.intervals import Estimate, bootstrap, paired_bootstrap
+from sundial.evaluation.metrics import METRICS, Metric, Value, value_at
+
+SMALL_SEGMENT = 200
+#: Those of METRICS that read scores; the others read decisions.
+OF_SCORES = ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error")
+OF_DECISIONS = ("recall", "precision")
+SWAPS = {
+    (True, True): "alerted by both",
+    (False, True): "newly alerted",
+    (True, False): "no longer alerted",
+    (False, False): "alerted by neither",
+}
+
+
+def join_answers(
+    log: pd.DataFrame, scores: pd.DataFrame, labels: pd.DataFrame | None = None, *, entity: str, label: str
+) -> pd.DataFrame:
+    """Put what production answered, what the shadow would have, and what happened, into one row a request.
+
+    Parameters
+    ----------
+    log : DataFrame
+        Prediction log: ``request_id``, ``score``, ``decision`` and whatever else was kept. Of a request that was sent
+        twice the first answer counts.
+    scores : DataFrame
+        Of the shadow: ``request_id``, ``score``, ``decision``, ``error``, and ``latency_ms`` where it was kept.
+    labels : DataFrame, optional
+        `entity` and `label`, only the mature ones.
+    entity, label : str
+        Names of the columns.
+
+    Returns
+    -------
+    DataFrame
+        As in the module's text, in the order of the log.
+    """
+    ours = log.drop_duplicates("request_id").rename(
+        columns={"score": "production_score", "decision": "production_decision"}
+    )
+    kept = [name for name in ("request_id", "score", "decision", "error", "latency_ms") if name in scores.columns]
+    theirs = scores.drop_duplicates("request_id")[kept]
+    theirs = theirs.rename(columns=lambda name: name if name == "request_id" else f"shadow_{name}")
+    joined = ours.merge(theirs, on="request_id", how="left", validate="one_to_one")
+    joined["shadow_error"] = joined["shadow_error"].fillna("").astype(str)
+    joined["shadow_score"] = joined["shadow_score"].astype("float64")
+    # a score that failed has no decision either, and bool has no way to say so
+    joined["shadow_decision"] = joined["shadow_decision"].astype("boolean").mask(joined["shadow_score"].isna())
+    return add_labels(joined, labels, entity=entity, label=label)
+
+
+def add_labels(frame: pd.DataFrame, labels: pd.DataFrame | None, *, entity: str, label: str) -> pd.DataFrame:
+    """Add the label of each row's entity; NaN where there is none yet.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With a column `entity`.
+    labels : DataFrame or None
+        `entity` and `label`, one row an entity.
+    entity, label : str
+        Names of the columns.
+
+    Returns
+    -------
+    DataFrame
+        A copy with `label` as float64.
+    """
+    frame = frame.drop(columns=label, errors="ignore")
+    if labels is None:
+        return frame.assign(**{label: np.nan})
+    known = labels[[entity, label]].assign(**{label: labels[label].astype("float64")})
+    return frame.merge(known, on=entity, how="left", validate="many_to_one")
+
+
+def count_answers(joined: pd.DataFrame) -> dict[str, float]:
+    """Say whether the shadow answered all that production answered.
+
+    Parameters
+    ----------
+    joined : DataFrame
+
+    Returns
+    -------
+    dict
+        ``requests``, ``scored``, ``errors`` and ``missing`` (neither a score nor an error) as counts;
+        ``completeness`` (share scored) and ``error_share``, NaN without requests.
+    """
+    requests = len(joined)
+    scored = int(joined["shadow_score"].notna().sum())
+    errors = int((joined["shadow_score"].isna() & joined["shadow_error"].ne("")).sum())
+    return {
+        "requests": requests,
+        "scored": scored,
+        "errors": errors,
+        "missing": requests - scored - errors,
+        "completeness": scored / requests if requests else float("nan"),
+        "error_share": errors / requests if requests else float("nan"),
+    }
+
+
+def measure_agreement(joined: pd.DataFrame) -> dict[str, float]:
+    """Say how alike the two models answer, whoever is right.
+
+    Parameters
+    ----------
+    joined : DataFrame
+
+    Returns
+    -------
+    dict
+        ``rows`` scored by both; ``same_decision`` (share); ``mean_difference`` (shadow - production),
+        ``mean_absolute_difference`` and ``largest_difference`` of the scores; ``rank_correlation`` (Spearman 1904).
+        NaN where undefined.
+    """
+    both = scored_by_both(joined)
+    same = both["shadow_decision"] == both["production_decision"]
+    gap = both["shadow_score"] - both["production_score"]
+    ranks = both[["production_score", "shadow_score"]].rank()
+    varied = len(both) > 1 and bool((ranks.nunique() > 1).all())
+    return {
+        "rows": len(both),
+        "same_decision": float(same.astype("float64").mean()),
+        "mean_difference": float(gap.mean()),
+        "mean_absolute_difference": float(gap.abs().mean()),
+        "largest_difference": float(gap.abs().max()),
+        "rank_correlation": float(np.corrcoef(ranks.to_numpy().T)[0, 1]) if varied else float("nan"),
+    }
+
+
+def describe_scores(joined: pd.DataFrame) -> pd.DataFrame:
+    """Summarize both score distributions by their quantiles, in a row each."""
+    both = scored_by_both(joined)[["production_score", "shadow_score"]]
+    table = both.describe(percentiles=[0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]).T
+    return table.rename(index=lambda name: name.removesuffix("_score")).rename(columns={"count": "rows"})
+
+
+def list_swaps(joined: pd.DataFrame, value: Value, *, label: str) -> pd.DataFrame:
+    """Count whom the decision changes for, and what came of them.
+
+    Parameters
+    ----------
+    joined : DataFrame
+    value : callable
+        The pipeline's `value` hook.
+    label : str
+        Name of the label.
+
+    Returns
+    -------
+    DataFrame
+        A row each for "newly alerted", "no longer alerted", "alerted by both" and "alerted by neither": ``rows``,
+        ``share``, ``mature`` rows, their ``label_share``, and ``value`` (of the shadow's decision minus production's,
+        a sum over the mature rows).
+    """
+    both = scored_by_both(joined)
+    before, after = both["production_decision"].astype(bool), both["shadow_decision"].astype(bool)
+    lines = []
+    for (alerted_before, alerted_after), name in SWAPS.items():
+        rows = both[(before == alerted_before) & (after == alerted_after)]
+        mature = rows[rows[label].notna()]
+        outcome = mature[label].to_numpy(dtype=np.int64)
+        gain = _value(value, outcome, alerted_after) - _value(value, outcome, alerted_before)
+        lines.append(
+            {
+                "set": name,
+                "rows": len(rows),
+                "share": len(rows) / len(both) if len(both) else float("nan"),
+                "mature": len(mature),
+                "label_share": float(mature[label].mean()),
+                "value": gain,
+            }
+        )
+    return pd.DataFrame(lines).set_index("set")
+
+
+def compare_alerts(
+    joined: pd.DataFrame, *, event_time: str = "event_time", resamples: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Estimate the alert share before and after; labels are not needed.
+
+    Parameters
+    ----------
+    joined : DataFrame
+    event_time : str
+        Column whose days are resampled.
+    resamples, seed : int
+        See `bootstrap`.
+
+    Returns
+    -------
+    dict of str to Estimate
+        ``production``, ``shadow``, and ``change`` (shadow - production).
+    """
+    both = scored_by_both(joined)
+    nothing = np.zeros(len(both))
+    before, after = _floats(both["production_decision"]), _floats(both["shadow_decision"])
+    how: dict[str, Any] = {"clusters": days(both[event_time]), "resamples": resamples, "seed": seed}
+    return {
+        "production": bootstrap(nothing, before, "alert_share", **how),
+        "shadow": bootstrap(nothing, after, "alert_share", **how),
+        "change": paired_bootstrap(nothing, after, before, "alert_share", **how),
+    }
+
+
+def compare_metrics(
+    joined: pd.DataFrame,
+    *,
+    label: str,
+    value: Value | None = None,
+    metrics: Sequence[str] = (*OF_SCORES, *OF_DECISIONS),
+    event_time: str = "event_time",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Estimate]]:
+    """Estimate each metric for both models and the paired difference, on mature rows that both scored.
+
+    Parameters
+    ----------
+    joined : DataFrame
+    label : str
+        Name of the label.
+    value : callable, optional
+        The pipeline's `value` hook; adds the metric ``value``, money per 1,000 rows.
+    metrics : sequence of str
+        Names in `METRICS`.
+    event_time : str
+        Column whose days are resampled.
+    resamples, seed : int
+        See `bootstrap`.
+
+    Returns
+    -------
+    dict
+        ``{metric: {"production": Estimate, "shadow": Estimate, "difference": Estimate}}``; the difference is positive
+        where the shadow is better.
+    """
+    rows = scored_by_both(joined)
+    rows = rows[rows[label].notna()]
+    how: dict[str, Any] = {"clusters": days(rows[event_time]), "resamples": resamples, "seed": seed}
+    measures: dict[str, Metric] = {name: METRICS[name] for name in metrics}
+    if value is not None:
+        measures["value"] = value_at(value)
+    result = {}
+    outcome = _floats(rows[label])
+    for name, measure in measures.items():
+        kind = "score" if name in OF_SCORES else "decision"
+        before, after = _floats(rows[f"production_{kind}"]), _floats(rows[f"shadow_{kind}"])
+        result[name] = {
+            "production": bootstrap(outcome, before, measure, **how),
+            "shadow": bootstrap(outcome, after, measure, **how),
+            "difference": paired_bootstrap(outcome, after, before, measure, **how),
+        }
+    return result
+
+
+def compare_segments(
+    joined: pd.DataFrame,
+    segments: Sequence[str],
+    *,
+    label: str,
+    value: Value | None = None,
+    event_time: str = "event_time",
+    small: int = SMALL_SEGMENT,
+) -> pd.DataFrame:
+    """Compare the two models in each value of each segment column.
+
+    Parameters
+    ----------
+    joined : DataFrame
+    segments : sequence of str
+        Columns.
+    label : str
+        Name of the label.
+    value : callable, optional
+        The pipeline's `value` hook.
+    event_time : str
+        Column whose days are resampled.
+    small : int
+        Segments with fewer mature rows are marked, and their metrics left undefined: with so few, the largest of many
+        differences is noise.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``segment`` and ``of``, most rows first in each segment: ``rows``, ``mature``, ``label_share``,
+        ``production_alerts`` and ``shadow_alerts`` (shares), ``production_roc_auc``, ``shadow_roc_auc``,
+        ``difference``, ``low`` and ``high`` (of the paired ROC AUC), ``value`` (difference per 1,000), ``note``.
+    """
+    both = scored_by_both(joined)
+    lines = []
+    for column in segments:
+        for name, rows in both.groupby(column, observed=True, sort=True):
+            mature = rows[rows[label].notna()]
+            line: dict[str, Any] = {
+                "segment": column,
+                "of": str(name),
+                "rows": len(rows),
+                "mature": len(mature),
+                "label_share": float(mature[label].mean()),
+                "production_alerts": float(_floats(rows["production_decision"]).mean()),
+                "shadow_alerts": float(_floats(rows["shadow_decision"]).mean()),
+            }
+            enough = len(mature) >= small
+            if enough:
+                compared = compare_metrics(
+                    mature, label=label, value=value, metrics=("roc_auc",), event_time=event_time, resamples=200
+                )
+                auc = compared["roc_auc"]
+                line |= {
+                    "production_roc_auc": auc["production"]["estimate"],
+                    "shadow_roc_auc": auc["shadow"]["estimate"],
+                    "difference": auc["difference"]["estimate"],
+                    "low": auc["difference"]["low"],
+                    "high": auc["difference"]["high"],
+                }
+                if value is not None:
+                    line["value"] = compared["value"]["difference"]["estimate"]
+            lines.append(line | {"note": "" if enough else "too small"})
+    table = pd.DataFrame(lines, columns=list(_SEGMENT_COLUMNS))
+    table = table.sort_values(["segment", "rows"], ascending=[True, False], kind="stable")
+    return table.set_index(["segment", "of"])
+
+
+# fmt: off
+_SEGMENT_COLUMNS = (
+    "segment", "of", "rows", "mature", "label_share", "production_alerts", "shadow_alerts",
+    "production_roc_auc", "shadow_roc_auc", "difference", "low", "high", "value", "note",
+)
+# fmt: on
+
+
+def summarize_latency(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Summarize times that columns hold, in their own unit: rows, median, 90th and 99th percentile, largest."""
+    table = frame[list(columns)].describe(percentiles=[0.5, 0.9, 0.99]).T
+    return table.rename(columns={"count": "rows", "50%": "median", "max": "largest"})[
+        ["rows", "median", "90%", "99%", "largest"]
+    ]
+
+
+def tabulate(compared: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
+    """Lay out what `compare_metrics` returns as a table: one row a metric, the interval beside its estimate."""
+    lines = {
+        name: {
+            "production": estimates["production"]["estimate"],
+            "shadow": estimates["shadow"]["estimate"],
+            "difference": estimates["difference"]["estimate"],
+            "low": estimates["difference"]["low"],
+            "high": estimates["difference"]["high"],
+            "rows": estimates["difference"]["rows"],
+        }
+        for name, estimates in compared.items()
+    }
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def scored_by_both(joined: pd.DataFrame) -> pd.DataFrame:
+    """Keep the requests that both models gave a score: only these can be compared."""
+    return joined[joined["shadow_score"].notna() & joined["production_score"].notna()]
+
+
+def days(event_time: pd.Series) -> npt.NDArray[np.datetime64]:
+    """Give the day of each row, which is what resampling draws: rows of a day share what made them hard."""
+    return np.asarray(event_time.dt.normalize(), dtype="datetime64[s]")
+
+
+def _floats(column: pd.Series) -> npt.NDArray[np.float64]:
+    return np.asarray(column, dtype=np.float64)
+
+
+def _value(value: Value, outcome: npt.NDArray[np.int64], alerted: bool) -> float:
+    return float(np.sum(np.asarray(value(outcome, np.full(len(outcome), alerted)), dtype=np.float64)))

@@ -1,0 +1,229 @@
+"""Run a stage of a run: the one way in for flows, the command line and tests.
+
+:func:`run_stage` checks the parameters, keeps the record, verifies the outputs, renders the report, and only then
+raises. :func:`run_notebook` executes a single file, and knows of no run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sundial.errors import (
+    ArtifactCorruptError,
+    ArtifactNotFoundError,
+    RunError,
+    ScrapError,
+    StageFailedError,
+)
+from sundial.execution.notebooks import Execution, Progress, execute_notebook, run_notebook
+from sundial.execution.parameters import check_parameters, mask_parameters, read_parameters
+from sundial.formats import hash_file
+from sundial.pipeline import StageSpec, load_pipeline
+from sundial.runs import Run, now
+from sundial.scraps import read_scraps, to_plain
+from sundial.settings import Settings, load_settings
+
+__all__ = ["Execution", "run_notebook", "run_stage"]
+
+logger = logging.getLogger("sundial.execution")
+
+
+def run_stage(
+    run: Run,
+    stage: str,
+    *,
+    as_of: str | pd.Timestamp | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    timeout: str | float | timedelta | None = None,
+    progress: Progress | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Run one stage of a run.
+
+    Its folder then holds the executed notebook, the report and the outputs, and ``stage.json`` says how it went. What
+    an earlier attempt left there is forgotten first, so that it can be run again at any time.
+
+    Parameters
+    ----------
+    run : Run
+        Where it reads and writes.
+    stage : str
+        Such as ``06_train_model``.
+    as_of : str or Timestamp, optional
+        The date to pretend it is; the run's by default.
+    parameters : mapping, optional
+        On top of those in pipeline.yaml.
+    timeout : str, float or timedelta, optional
+        Deadline; that of pipeline.yaml by default.
+    progress : callable, optional
+        Called with the number of cells done and of all cells.
+    settings : Settings, optional
+        Read from the environment by default.
+
+    Returns
+    -------
+    dict
+        The record of the stage, as in ``stage.json``.
+
+    Raises
+    ------
+    PipelineError, ParameterError
+        Before anything is touched.
+    RunError
+        When the stage is running already.
+    StageFailedError
+        Naming stage, cell, source, cause and report; also when a declared output is not there.
+    """
+    settings = settings or load_settings()
+    pipeline = load_pipeline(run.pipeline, settings)
+    spec, source = pipeline.stage(stage), pipeline.notebook(stage)
+    date = run.as_of if as_of is None else pd.Timestamp(as_of)
+    given: dict[str, Any] = {
+        "as_of": date.strftime("%Y-%m-%d") if date == date.normalize() else date.isoformat(),
+        "run": run.name if run.folder.parent == settings.runs else str(run.folder),
+        **spec.parameters,
+        **(parameters or {}),
+    }
+    if "pipeline" in read_parameters(source):  # the lifecycle's notebooks are the same for every pipeline
+        given["pipeline"] = run.pipeline
+    checked = check_parameters(source, given)
+    with _only_once(run, stage):
+        return _run_stage(run, stage, spec, source, date, checked, timeout or spec.timeout, progress, settings)
+
+
+def _run_stage(
+    run: Run,
+    stage: str,
+    spec: StageSpec,
+    source: Path,
+    date: pd.Timestamp,
+    parameters: dict[str, Any],
+    timeout: str | float | timedelta,
+    progress: Progress | None,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Run a stage whose parameters are known to be right."""
+    folder = run.stage_folder(stage)
+    defaults = {name: declared.default for name, declared in read_parameters(source).items()}
+    run.restart_stage(
+        stage,
+        status="running",
+        started=now(),
+        as_of=date.isoformat(),
+        parameters=mask_parameters({**defaults, **parameters}),
+        notebook_sha256=hash_file(source),
+    )
+    _remove_leftovers(folder)
+    logger.info("%s: starts, as of %s, in %s", stage, f"{date:%Y-%m-%d}", run.name)
+    environment = {
+        **os.environ,
+        "SUNDIAL_ROOT": str(settings.root),
+        "SUNDIAL_ARTIFACTS": str(settings.artifacts),
+        "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
+    }
+    try:
+        execution = execute_notebook(
+            source,
+            folder / "notebook.ipynb",
+            parameters,
+            name=stage,
+            timeout=timeout,
+            cwd=source.parent,
+            env=environment,
+            settings=settings,
+            progress=progress,
+        )
+        error = execution.error or _find_missing(run, stage, spec, execution)
+    except BaseException as interruption:  # Ctrl-C too: nothing may be left "running"
+        run.update_stage(stage, status="failed", error=_describe(None, "", repr(interruption), "the run was stopped"))
+        raise
+    run.update_stage(
+        stage,
+        status="failed" if error else "succeeded",
+        seconds=round(execution.seconds, 2),
+        executed_sha256=hash_file(execution.output),
+        kernel={"kind": execution.kernel, "exit_code": execution.exit_code, "peak_mib": execution.peak_mib},
+        scraps=_collect_scraps(execution),
+        **({"error": _describe(error.cell, error.source, error.cause, error.message)} if error else {}),
+    )
+    report = _render(run, stage, settings)
+    if error is not None:
+        error.report = str(report)
+        error.hint = f"open {report}"
+        logger.error("%s: %s", stage, error)
+        raise error
+    logger.info("%s: succeeded in %.1f s", stage, execution.seconds)
+    return run.stage_record(stage)
+
+
+def _find_missing(run: Run, stage: str, spec: StageSpec, execution: Execution) -> StageFailedError | None:
+    """Say which declared output is not there or not what was saved, or which scrap is bad; None when all is well."""
+    saved = run.stage_record(stage)["outputs"]
+    missing = [output for output in spec.outputs if output not in saved]
+    cause = f"did not save {' and '.join(map(repr, missing))}, which pipeline.yaml declares" if missing else ""
+    try:
+        for output in () if missing else spec.outputs:
+            run.verify_output(stage, output)
+        read_scraps(execution.notebook)
+    except (ArtifactNotFoundError, ArtifactCorruptError, ScrapError) as error:
+        cause = cause or error.message
+    return StageFailedError(f"{stage} failed: {cause}", stage=stage, cause=cause) if cause else None
+
+
+def _collect_scraps(execution: Execution) -> dict[str, Any]:
+    """Read the scraps of the executed notebook, those glued by scrapbook itself too."""
+    try:
+        return {name: to_plain(value, name=name) for name, value in read_scraps(execution.notebook).items()}
+    except ScrapError:
+        return {}
+
+
+def _render(run: Run, stage: str, settings: Settings) -> Path:
+    """Render the report of a stage; a report that cannot be made hides no error of the stage."""
+    from sundial.execution.report import render_stage
+
+    try:
+        return render_stage(run, stage, settings)
+    except Exception:
+        logger.exception("%s: the report could not be rendered", stage)
+        return run.stage_folder(stage) / "notebook.ipynb"
+
+
+def _describe(cell: int | None, source: str, cause: str, message: str) -> dict[str, Any]:
+    return {"cell": cell, "source": source, "cause": cause, "message": message}
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what an earlier attempt left; its record is forgotten already."""
+    for path in (folder / "notebook.ipynb", folder / "report.html"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "outputs", ignore_errors=True)
+
+
+@contextmanager
+def _only_once(run: Run, stage: str) -> Iterator[None]:
+    """Hold a stage, so that two runners cannot write into the same folder.
+
+    Raises
+    ------
+    RunError
+        When another process runs it.
+    """
+    with (run.folder / f".{stage}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{stage} of run {run.name} is running already", hint="wait for it, or stop the other process"
+            ) from error
+        yield

@@ -1,0 +1,357 @@
+"""Start IPython kernels: one at once, or many by forking a warm process.
+
+Two uses, both as a script; nothing imports this module::
+
+    zygote.py kernel -f CONNECTION_FILE ...         become one kernel
+    zygote.py serve --listener FD --modules A,B     fork a kernel for each request
+
+It is a script and not a module of the package because the process that forks must hold no
+project code: every kernel then imports ``sundial`` and the user's packages as they are on disk.
+
+The server speaks lines of JSON over a UNIX socket. A request is ``{"argv", "env", "cwd", "log",
+"key"}``; the answer is ``{"pid"}`` or ``{"refused"}``, later ``{"exit", "peak_kib"}``. The connection
+is the kernel's lifeline: when the client goes, its kernel is killed with all its children.
+
+Rules the server keeps, each of which a crash or a hang taught:
+
+- It serves only while it is single-threaded: a fork copies locks but not the threads that hold them.
+- It imports and does nothing else: one OpenMP region before the fork hangs every child for ever.
+- What libraries read once, at import, must be equal in server and request, else it refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Imported for every kernel, before the libraries that the caller names.
+KERNEL_MODULES = (
+    "ipykernel.kernelapp",
+    "ipykernel.ipkernel",
+    "ipykernel.zmqshell",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.oinspect",
+    "IPython.core.pylabtools",
+    "IPython.extensions.storemagic",
+    "sqlite3",
+    "tornado.platform.asyncio",
+    "threadpoolctl",
+)
+# Environment that is read at import or start-up and so cannot differ between server and kernel.
+PINNED_PREFIXES = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "ARROW_", "LC_", "MPL")
+PINNED_NAMES = ("LANG", "LANGUAGE", "TZ", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "LD_LIBRARY_PATH")
+# Set while importing, so that no library starts a thread of its own.
+QUIET_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
+INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
+PR_SET_PDEATHSIG = 1
+CLOSE_SECONDS = 2.0
+
+
+def pinned(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that a forked kernel cannot change."""
+    return {
+        name: value for name, value in environment.items() if name.startswith(PINNED_PREFIXES) or name in PINNED_NAMES
+    }
+
+
+def count_threads() -> int:
+    """Return the number of threads of this process, as the kernel sees them."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def import_kernel() -> None:
+    """Import ipykernel without its debugger (0.4 s and 25 MB that nobody attaches to)."""
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
+    importlib.import_module("ipykernel.debugger")
+    del sys.modules["debugpy"]
+    for name in KERNEL_MODULES:
+        importlib.import_module(name)
+
+
+def run_kernel(argv: list[str]) -> int:
+    """Run an IPython kernel until it is shut down, and return its exit code."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    sys.argv = ["ipykernel_launcher.py", *argv]
+    try:
+        IPKernelApp.launch_instance(argv=argv)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    finally:
+        # at exit ipykernel stops the thread that sends outputs, while the control thread may be handing it some: one
+        # shutdown in twenty then hung until it was killed
+        control = IPKernelApp.instance().control_thread if IPKernelApp.initialized() else None
+        if control is not None and control.is_alive():
+            control.stop()
+            control.join(timeout=CLOSE_SECONDS)
+    return 0
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Server:
+    """Fork kernels on request, watch them, and take them along when it ends."""
+
+    def __init__(self, listener: socket.socket, key: str, environment: dict[str, str]) -> None:
+        self.listener = listener
+        self.key = key
+        self.environment = environment
+        self.report: dict[str, Any] = {}
+        self.stopping = False
+        self.selector = selectors.DefaultSelector()
+        self.kernels: dict[int, socket.socket] = {}  # pid -> the connection it lives by
+        self.received: dict[socket.socket, bytes] = {}  # what each connection has sent so far
+        self.wake_read, self.wake_write = os.pipe()
+
+    def serve(self) -> dict[str, Any] | None:
+        """Answer requests; return a request in a forked child, None when stopped."""
+        for descriptor in (self.wake_read, self.wake_write):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(self.wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes us
+        self.listener.setblocking(False)
+        self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
+        self.selector.register(self.wake_read, selectors.EVENT_READ, self._reap)
+        self.selector.register(0, selectors.EVENT_READ, self._parent_gone)
+        while not self.stopping:
+            for key, _ in self.selector.select():
+                request = key.data(key.fileobj)
+                if request is not None:
+                    return dict(request)
+        for pid in self.kernels:
+            kill_group(pid)
+        return None
+
+    def _accept(self, _: Any) -> None:
+        connection, _address = self.listener.accept()
+        self.received[connection] = b""
+        self.selector.register(connection, selectors.EVENT_READ, self._read)
+
+    def _parent_gone(self, _: Any) -> None:
+        self.stopping = True
+
+    def _read(self, connection: socket.socket) -> dict[str, Any] | None:
+        try:
+            data = connection.recv(1 << 20)
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(connection)
+            return None
+        self.received[connection] += data
+        line, newline, rest = self.received[connection].partition(b"\n")
+        if not newline:
+            return None
+        self.received[connection] = rest
+        request = json.loads(line)
+        if request.get("status"):
+            self._answer(connection, self.report)
+            return None
+        refusal = self._refuse(request)
+        if refusal:
+            self._answer(connection, {"refused": refusal})
+            return None
+        pid = os.fork()
+        if pid == 0:
+            return dict(request)
+        self.kernels[pid] = connection
+        self._answer(connection, {"pid": pid})
+        return None
+
+    def _refuse(self, request: dict[str, Any]) -> str:
+        """Return why a forked kernel would differ from a fresh one, or ''."""
+        if request["key"] != self.key:
+            return "the installed packages changed since the kernel server started"
+        ours, theirs = pinned(self.environment), pinned(request["env"])
+        differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        if differing:
+            return f"{', '.join(differing)} differ from the kernel server's environment"
+        threads = count_threads()
+        return f"the kernel server has {threads} threads" if threads != 1 else ""
+
+    def _drop(self, connection: socket.socket) -> None:
+        self.selector.unregister(connection)
+        self.received.pop(connection)
+        for pid, owner in self.kernels.items():
+            if owner is connection:
+                kill_group(pid)
+        connection.close()
+
+    def _reap(self, _: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_read, 4096)
+        while True:
+            try:
+                # looked at before it is reaped: as long as the zombie holds the number, no other
+                # process can be hit by the signal to its group
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            kill_group(ended.si_pid)
+            _, status, usage = os.wait4(ended.si_pid, 0)
+            connection = self.kernels.pop(ended.si_pid, None)
+            if connection is not None:
+                code = os.waitstatus_to_exitcode(status)
+                self._answer(connection, {"exit": code, "peak_kib": usage.ru_maxrss})
+
+    def _answer(self, connection: socket.socket, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the client has gone; its kernel is killed when the selector says so
+            connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def leave(self) -> None:
+        """Close in a child what belongs to the server."""
+        signal.set_wakeup_fd(-1)
+        self.selector.close()
+        for connection in self.received:
+            connection.close()
+        self.listener.close()
+        os.close(self.wake_read)
+        os.close(self.wake_write)
+
+
+def kill_group(pid: int) -> None:
+    """Kill a kernel and every process of its group, if any is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def become_kernel(request: dict[str, Any], parent: int) -> int:
+    """Turn a forked child into the kernel that a fresh interpreter would be."""
+    os.setsid()
+    die_with_parent()
+    if os.getppid() != parent:  # the server died between the fork and the line above
+        return 1
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment: dict[str, str] = request["env"]
+    os.environ.clear()
+    os.environ.update(environment)
+    os.environ["JPY_PARENT_PID"] = str(parent)
+    os.chdir(request["cwd"])
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(log)
+    os.close(nothing)
+    restore_random_state()
+    restore_blas_threads(environment)
+    with contextlib.suppress(OSError):  # when memory runs out, Linux should take the kernel and not the server
+        Path("/proc/self/oom_score_adj").write_text("500")
+    gc.enable()
+    return run_kernel(request["argv"])
+
+
+def restore_random_state() -> None:
+    """Seed anew what the fork copied: without it all kernels draw the same numbers."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(None)
+
+
+def restore_blas_threads(environment: Mapping[str, str]) -> None:
+    """Give BLAS the threads it would have chosen, had it not been imported quietly."""
+    from threadpoolctl import threadpool_limits
+
+    asked = environment.get("OPENBLAS_NUM_THREADS") or environment.get("OMP_NUM_THREADS")
+    cores = len(os.sched_getaffinity(0))
+    threads = int(asked) if asked and asked.isdigit() else cores
+    threadpool_limits(min(threads, cores) or cores, user_api="blas")
+
+
+def import_modules(names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Import modules; return those loaded and, with the reason, those that were not."""
+    loaded: list[str] = []
+    skipped: dict[str, str] = {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            skipped[name] = str(error)
+            continue
+        if count_threads() != 1:
+            skipped[name] = "starts a thread when imported"
+            break
+        loaded.append(name)
+    return loaded, skipped
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Import the modules, then fork kernels until the parent or a signal ends it."""
+    began = time.monotonic()
+    environment = dict(os.environ)
+    os.environ.update(QUIET_ENVIRONMENT)
+    os.environ.setdefault("MPLBACKEND", INLINE_BACKEND)
+    gc.disable()
+    import_kernel()
+    names = [name for name in arguments.modules.split(",") if name]
+    loaded, skipped = import_modules(names)
+    offenders = [name for name, reason in skipped.items() if reason.startswith("starts a thread")]
+    if offenders:  # a thread cannot be taken back: start over without the module that made it
+        names.remove(offenders[0])
+        print(f"zygote: without {offenders[0]}, which starts a thread", file=sys.stderr, flush=True)
+        command = [*sys.orig_argv[: sys.orig_argv.index("--modules") + 1], ",".join(names)]
+        os.execve(sys.executable, command, environment)  # noqa: S606 (ourselves, from the start)
+    gc.collect()
+    gc.freeze()  # the children share these objects' pages for as long as nobody writes to them
+    server = Server(socket.socket(fileno=arguments.listener), arguments.key, environment)
+    server.report = {
+        "pid": os.getpid(),
+        "modules": loaded,
+        "skipped": skipped,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    parent = os.getpid()
+    request = server.serve()
+    if request is None:  # the parent removes the folder, unless it was killed
+        shutil.rmtree(Path(server.listener.getsockname()).parent, ignore_errors=True)
+        return 0
+    server.leave()
+    return become_kernel(request, parent)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run as a kernel or as the server of kernels."""
+    words = sys.argv[1:] if argv is None else argv
+    del sys.path[0]  # the folder of this script: its neighbours are no top-level modules
+    if words[0] == "kernel":
+        import_kernel()
+        return run_kernel(words[1:])
+    parser = argparse.ArgumentParser(prog="zygote.py serve")
+    parser.add_argument("--listener", type=int, required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--modules", default="")
+    return serve(parser.parse_args(words[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Where the pipeline stands: what answers, what waits for whom, what failed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+
+from sundial.errors import ServiceError
+from sundial.operations.notices import read_notices
+from sundial.operations.prefect_api import PrefectApi
+from sundial.pipeline import Pipeline
+from sundial.release.registry import Registry
+from sundial.runs import list_runs
+from sundial.settings import Settings
+
+
+def wait_for_version(settings: Settings, version: str, *, timeout: float = 60) -> None:
+    """Wait until the model server answers with a version.
+
+    Raises
+    ------
+    ServiceError
+        When it still answers with another.
+    """
+    deadline = time.monotonic() + timeout
+    found: Any = None
+    while time.monotonic() < deadline:
+        found = read_health(settings).get("version")
+        if str(found) == version:
+            return
+        time.sleep(0.2)
+    raise ServiceError(
+        f"the model server answers with version {found}, not {version}, after {timeout:.0f} s",
+        hint=f"see {settings.serve_url}/health and {settings.logs}",
+    )
+
+
+def read_health(settings: Settings) -> dict[str, Any]:
+    """Ask the model server how it is; an empty dict when it does not answer."""
+    try:
+        return dict(httpx.get(f"{settings.serve_url}/health", timeout=5, trust_env=False).json())
+    except (httpx.HTTPError, ValueError):
+        return {}
+
+
+def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
+    """Collect where a pipeline stands.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where things are.
+    pipeline : Pipeline
+        Which.
+
+    Returns
+    -------
+    dict
+        ``aliases``, ``server`` (its health, empty when down), ``prefect`` (bool), ``questions``, ``scheduled`` and
+        ``failed`` flow runs, ``runs`` and ``notices``; all JSON.
+    """
+    registry = Registry(settings)
+    aliases = {}
+    for alias in ("production", "shadow"):
+        found = registry.alias(pipeline.name, alias)
+        aliases[alias] = None if found is None else {"version": found.version, "run": found.run, "as_of": found.as_of}
+    runs = [
+        {
+            "run": run.name,
+            "as_of": f"{run.as_of:%Y-%m-%d}",
+            "kind": run.kind,
+            "stages": {name: item.get("status") for name, item in run.stages().items()},
+        }
+        for run in list_runs(pipeline.name, settings=settings)
+        if run.kind != "scratch"
+    ]
+    result: dict[str, Any] = {
+        "pipeline": pipeline.name,
+        "aliases": aliases,
+        "server": read_health(settings),
+        "prefect": False,
+        "questions": [],
+        "scheduled": [],
+        "failed": [],
+        "runs": runs[-8:],
+        "notices": read_notices(settings, last=5),
+    }
+    with PrefectApi(settings=settings) as api:
+        result["prefect"] = api.is_healthy()
+        if result["prefect"]:
+            for flow_run in api.find(pipeline.name):
+                entry = {
+                    "name": flow_run.name,
+                    "flow": flow_run.flow,
+                    "run": flow_run.run,
+                    "at": str(flow_run.starts or ""),
+                    "state": flow_run.state_name,
+                    "message": flow_run.message,
+                    "link": api.link(flow_run),
+                }
+                if flow_run.waits_for_person:
+                    result["questions"].append(entry)
+                elif flow_run.state == "SCHEDULED":
+                    result["scheduled"].append(entry)
+                elif flow_run.state in ("FAILED", "CRASHED"):
+                    result["failed"].append(entry)
+    result["scheduled"].sort(key=lambda entry: entry["at"])
+    return result

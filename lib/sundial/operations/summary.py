@@ -1,0 +1,152 @@
+"""What the terminal shows: the summary of a demo, and the status of a pipeline."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from sundial.formats import read_json
+from sundial.settings import Settings
+
+if TYPE_CHECKING:
+    from sundial.operations.loop import Loop
+
+SAMPLE_SECONDS = 2.0
+
+
+class PeakMemory:
+    """Measures the most memory that this process and all that it started held at once.
+
+    The proportional set size counts a page that two processes share as half a page for each, so that the sum is what
+    the machine needs. Sampled every two seconds: a shorter peak may be missed.
+
+    Attributes
+    ----------
+    peak : int
+        Bytes.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process(os.getpid())
+        while not self._stop.wait(SAMPLE_SECONDS):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    memory = process.memory_full_info()
+                    total += getattr(memory, "pss", memory.rss)
+            self.peak = max(self.peak, total)
+
+
+def print_summary(loop: Loop, *, seconds: float, peak_bytes: int) -> None:
+    """Print what a demo did: versions, gates, decisions, seconds per stage, and where the reports are.
+
+    Parameters
+    ----------
+    loop : Loop
+        After its turn.
+    seconds : float
+        How long it took.
+    peak_bytes : int
+        See :class:`PeakMemory`.
+    """
+    console = Console(width=None if os.isatty(1) else 110)
+    console.print()
+    table = Table(title="Releases", title_justify="left")
+    for column in ("run", "as of", "version", "gates passed", "decision", "by"):
+        table.add_column(column)
+    for run in loop.runs:
+        found = next((item for item in loop.registry.versions(loop.pipeline.name) if item.run == run.name), None)
+        verdicts = read_json(run.folder / "gates.json") if (run.folder / "gates.json").exists() else {}
+        results = [item for step in verdicts.values() for item in step["results"]]
+        counts = [sum(item["status"] == status for item in results) for status in ("passed", "skipped", "failed")]
+        gates = f"{counts[0]} of {len(results) - counts[1]}" + (f", {counts[1]} skipped" if counts[1] else "")
+        decided = [item for item in loop.decided if item.run == run.name]
+        table.add_row(
+            run.name,
+            f"{run.as_of:%Y-%m-%d}",
+            str(found.version) if found else "",
+            gates,
+            "\n".join(f"{item.question}: {item.decision}" for item in decided),
+            "\n".join(item.name for item in decided),
+        )
+    console.print(table)
+
+    table = Table(title="Seconds per stage", title_justify="left")
+    table.add_column("stage")
+    for run in loop.runs:
+        table.add_column(f"{run.as_of:%Y-%m-%d}", justify="right")
+    for stage in loop.pipeline.stages:
+        spent = [run.stage_record(stage).get("seconds") for run in loop.runs]
+        table.add_row(stage, *("" if value is None else f"{value:.1f}" for value in spent))
+    console.print(table)
+
+    table = Table(title="Requests", title_justify="left")
+    for column in ("week", "sent", "failed", "answered by", "p50 ms", "p99 ms", "seconds"):
+        table.add_column(column)
+    for name, result in loop.replays.items():
+        table.add_row(
+            name,
+            f"{result.sent:,}",
+            str(result.failed),
+            ", ".join(f"v{version}: {count:,}" for version, count in sorted(result.versions.items())),
+            f"{result.quantile(0.5):.1f}",
+            f"{result.quantile(0.99):.1f}",
+            f"{result.seconds:.0f}",
+        )
+    console.print(table)
+    console.print(f"{seconds:.0f} s, {peak_bytes / 2**30:.2f} GiB at the most", highlight=False)
+    console.print(f"Reports: {loop.settings.reports / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print("Next: make lab (the notebooks), make up (the long-lived system), sundial status", highlight=False)
+
+
+def print_status(found: dict[str, Any], settings: Settings) -> None:
+    """Print what :func:`sundial.operations.status.read_status` collected."""
+    console = Console(width=None if os.isatty(1) else 110)
+    say = console.print
+    for alias, version in found["aliases"].items():
+        text = "none" if version is None else f"version {version['version']} of {version['run']}"
+        say(f"{alias:<14}{text}", highlight=False, soft_wrap=True)
+    server = found["server"]
+    answering = f"version {server.get('version')} at {settings.serve_url}" if server else "down"
+    say(f"{'model server':<14}{answering}", highlight=False)
+    say(f"{'Prefect':<14}{'up at ' if found['prefect'] else 'down at '}{settings.prefect_api_url}", highlight=False)
+    for title, key in (("Waits for a person", "questions"), ("Comes next", "scheduled"), ("Failed", "failed")):
+        if found[key]:
+            say(f"\n{title}")
+        for entry in found[key][:6]:
+            when = entry["at"][:16] if key == "scheduled" else ""
+            why = f": {entry['message']}" if key == "failed" and entry["message"] else ""
+            say(f"  {when} {entry['name'] or entry['flow']}{why}\n    {entry['link']}", highlight=False, soft_wrap=True)
+    if found["notices"] and not found["failed"]:
+        say("\nLatest notices")
+        for notice in found["notices"]:
+            say(f"  {notice['at']} {notice['flow']}: {notice['reason']}", highlight=False, soft_wrap=True)
+    if found["runs"]:
+        table = Table(title="Latest runs", title_justify="left")
+        for column in ("run", "as of", "succeeded", "failed"):
+            table.add_column(column)
+        for run in found["runs"]:
+            stages = run["stages"]
+            failed = ", ".join(name for name, state in stages.items() if state == "failed")
+            table.add_row(run["run"], run["as_of"], str(sum(s == "succeeded" for s in stages.values())), failed)
+        say()
+        say(table)

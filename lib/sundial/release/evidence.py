@@ -1,0 +1,281 @@
+"""The evidence that a person signs: what it is, its hash, and how it is shown to them.
+
+The hash is computed from the files as they are now, never from the hashes in a manifest: whatever was changed between
+the question and the answer, by whom and wherever, makes another hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeGuard
+
+from sundial.formats import hash_file, read_json
+from sundial.pipeline import Pipeline
+from sundial.runs import Run
+from sundial.settings import Settings, load_settings
+
+Kind = Literal["approval", "review"]
+
+SHORT = 12
+MOST_BYTES = 6 * 1024
+MOST_LINES = 8
+# What was run after the question is not evidence for it.
+LATER = {
+    "approval": ("11_promote_model", "12_monitor_production", "13_review_production"),
+    "review": ("13_review_production",),
+}
+STEPS = {"approval": ("release", "comparison"), "review": ("release", "comparison", "monitoring")}
+# Stages whose outputs are read again when the answer is acted on, or are what the answer is about.
+JUDGED = (
+    "06_train_model",
+    "07_evaluate_model",
+    "08_evaluate_business",
+    "09_deploy_shadow",
+    "10_compare_shadow",
+    "12_monitor_production",
+)
+SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "approval": (
+        ("Shadow and production on the same requests", "10_compare_shadow", ""),
+        ("Money", "08_evaluate_business", ""),
+        (
+            "Candidate - production on evaluation sets, positive is better",
+            "07_evaluate_model",
+            "against_production",
+        ),
+        ("Candidate on its evaluation sets", "07_evaluate_model", "metrics"),
+    ),
+    "review": (("Production on mature labels", "12_monitor_production", ""),),
+}
+ANSWERS = {
+    "approval": "**approve**: {candidate} becomes production{instead}; the model server answers with it within a "
+    "second, without a restart; `sundial rollback` takes it back. **reject**: it leaves the shadow, and nothing else "
+    "changes.",
+    "review": "**keep**: nothing changes. **roll back**: the production version before this one comes back at once. "
+    "**retrain now**: a release starts right away. In each case the hard examples are written for the next training.",
+}
+
+
+def evidence_parts(run: Run, *, kind: Kind = "approval") -> dict[str, str]:
+    """Hash each thing that the evidence is made of.
+
+    Parameters
+    ----------
+    run : Run
+        After its comparison (or its monitoring).
+    kind : {'approval', 'review'}
+        Which question; what was run after it is left out.
+
+    Returns
+    -------
+    dict of str to str
+        Name to SHA-256, or ``missing``: the executed notebook of each stage that was run, the outputs from the model
+        on, and the verdicts of the gates.
+    """
+    parts: dict[str, str] = {}
+    for stage, record in run.stages().items():
+        if stage in LATER[kind]:
+            continue
+        files = {"notebook.ipynb": run.stage_folder(stage) / "notebook.ipynb"}
+        if stage in JUDGED:
+            files |= {name: run.folder / output["path"] for name, output in record.get("outputs", {}).items()}
+        for name, path in files.items():
+            parts[f"{stage}/{name}"] = hash_file(path) if path.is_file() else "missing"
+    for step, results in _verdicts(run, kind).items():
+        parts[f"gates/{step}"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+    return parts
+
+
+def evidence_hash(run: Run, *, kind: Kind = "approval") -> str:
+    """Compute the hash that binds a decision to what was shown.
+
+    Parameters
+    ----------
+    run : Run
+        Whose evidence.
+    kind : {'approval', 'review'}
+        Which question.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits; people see the first 12.
+    """
+    parts = {"run": run.name, "kind": kind, **evidence_parts(run, kind=kind)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def evidence_summary(
+    run: Run, pipeline: Pipeline, *, kind: Kind = "approval", link: str = "", settings: Settings | None = None
+) -> str:
+    """Write the evidence for the form that a person fills in.
+
+    Parameters
+    ----------
+    run : Run
+        Whose evidence.
+    pipeline : Pipeline
+        For its title.
+    kind : {'approval', 'review'}
+        Which question.
+    link : str
+        Address of the run's page; by default where the model server shows it.
+    settings : Settings, optional
+        Read from the environment by default.
+
+    Returns
+    -------
+    str
+        Markdown of at most 6 KB: what does not fit is in the run's page.
+    """
+    settings = settings or load_settings()
+    link = link or f"{settings.serve_url}/reports/{run.name}/index.html"
+    head = [f"## {pipeline.title}: {'candidate' if kind == 'approval' else 'production'} of {run.as_of:%Y-%m-%d}"]
+    foot = [
+        _answers(run, pipeline, kind, settings),
+        f"Evidence `{evidence_hash(run, kind=kind)[:SHORT]}`, run `{run.name}`: [all of it as a page]({link})",
+    ]
+    scraps = run.scraps()
+    sections = [_gates_table(_verdicts(run, kind))]
+    for title, stage, name in SHOWN[kind]:
+        recorded = scraps.get(stage, {})
+        found = recorded.get(name) if name else recorded
+        if found:
+            sections.append(f"### {title}\n\n" + "\n\n".join(_tables(found)))
+    room = MOST_BYTES - sum(len(part.encode()) + 2 for part in (*head, *foot))
+    body: list[str] = []
+    for section in sections:
+        title, *blocks = section.split("\n\n")
+        fitting = [title]
+        for block in blocks:
+            if len("\n\n".join([*fitting, block]).encode()) + 2 <= room:
+                fitting.append(block)
+        if len(fitting) > 1:
+            body += fitting
+            room -= len("\n\n".join(fitting).encode()) + 2
+    return "\n\n".join([*head, *body, *foot])
+
+
+def _verdicts(run: Run, kind: Kind) -> dict[str, Any]:
+    """Read the verdicts; without the time of judging, so that judging the same again changes nothing."""
+    path = run.folder / "gates.json"
+    verdicts = read_json(path) if path.exists() else {}
+    return {step: verdicts[step]["results"] for step in STEPS[kind] if step in verdicts}
+
+
+def _answers(run: Run, pipeline: Pipeline, kind: Kind, settings: Settings) -> str:
+    """Say what each answer does, before it is given."""
+    if kind == "review":
+        return ANSWERS[kind]
+    candidate = f"the candidate of {run.as_of:%Y-%m-%d}"
+    instead = ""
+    if run.stage_record("09_deploy_shadow").get("outputs", {}).get("deployment"):
+        from sundial.release.registry import Registry
+
+        deployment = read_json(run.verify_output("09_deploy_shadow", "deployment"))
+        candidate = f"version {deployment['version']}"
+        present = Registry(settings).alias(pipeline.name, "production")
+        if present is None:
+            instead = ", the first one"
+        elif present.version != deployment["version"]:
+            instead = f" instead of version {present.version}"
+    return ANSWERS[kind].format(candidate=candidate, instead=instead)
+
+
+def _gates_table(verdicts: Mapping[str, Any]) -> str:
+    rows = [
+        [item["gate"], item["bound"], _show(item["observed"]), _show(item["rows"]), item["status"]]
+        for results in verdicts.values()
+        for item in results
+    ]
+    return "### Gates\n\n" + (
+        _markdown(["gate", "asked", "observed", "rows", "verdict"], rows) if rows else "No gates."
+    )
+
+
+def _tables(found: Any) -> Iterator[str]:
+    """Lay out scraps of whatever shape: one list of single values, and a table for each table of values."""
+    if not isinstance(found, Mapping):
+        yield _show(found)
+        return
+    if _is_table(found):
+        yield _matrix(found)
+        return
+    rest = dict(found)
+    models, difference = rest.get("metrics"), rest.get("against_production")
+    if _is_table(models) and isinstance(difference, Mapping) and not _is_single(difference):
+        rest = {name: value for name, value in rest.items() if name not in ("metrics", "against_production")}
+        yield _matrix(_turned({**models, "difference (positive: better)": difference}))
+    single = [[_words(name), _show(value)] for name, value in rest.items() if _is_single(value)]
+    if single:
+        yield _markdown(["", "value (95 % interval)"], single)
+    for name, value in rest.items():
+        if isinstance(value, Mapping) and value and not _is_single(value):
+            yield f"**{_words(name)}**"
+            yield from _tables(value)
+
+
+def _is_table(value: Any) -> TypeGuard[Mapping[str, Mapping[str, Any]]]:
+    """Tell whether each item is a line of single values."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and not _is_single(value)
+        and all(isinstance(line, Mapping) and not _is_single(line) for line in value.values())
+        and all(_is_single(cell) for line in value.values() for cell in line.values())
+    )
+
+
+def _turned(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Make rows columns: a few models beside each other are easier to read than many metrics."""
+    columns = dict.fromkeys(key for line in lines.values() for key in line)
+    return {key: {name: line[key] for name, line in lines.items() if key in line} for key in columns}
+
+
+def _matrix(lines: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for line in lines.values() for key in line))
+    rows = [
+        [_words(name), *(_show(line[key]) if key in line else "" for key in columns)] for name, line in lines.items()
+    ]
+    return _markdown(["", *map(_words, columns)], rows)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows[:MOST_LINES]]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return text + (f"\n\n… and {len(rows) - MOST_LINES} more lines." if len(rows) > MOST_LINES else "")
+
+
+def _is_estimate(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"estimate", "low", "high"} <= value.keys()
+
+
+def _is_single(value: Any) -> bool:
+    return _is_estimate(value) or value is None or isinstance(value, str | int | float)
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def _show(value: Any) -> str:
+    """Write a value as people read it, an estimate with its interval."""
+    if _is_estimate(value):
+        if not math.isfinite(value["estimate"]):
+            return "undefined"
+        return f"{_show(value['estimate'])} ({_show(value['low'])} to {_show(value['high'])})"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            return "undefined"
+        if value == int(value):
+            return f"{int(value):,}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 0.001 else f"{value:.3f}"
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:119]}…"

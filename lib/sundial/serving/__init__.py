@@ -1,0 +1,1 @@
+"""Serving: the model server, the prediction log and the shadow scorer that reads it."""

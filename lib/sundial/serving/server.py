@@ -1,0 +1,140 @@
+"""The model server as a process: ``sundial serve``, or ``python -m sundial.serving.server --pipeline flights``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+
+from sundial.errors import PortInUseError, ServiceError, SundialError
+from sundial.serving.process import limit_threads, stopping
+from sundial.serving.sources import ModelSource, RegistrySource
+from sundial.settings import Settings, load_settings
+
+BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75
+GRACE_SECONDS = 5
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Parameters
+    ----------
+    host : str
+        Address or name.
+    port : int
+        0 for any that is free.
+
+    Returns
+    -------
+    socket
+        Not yet listening.
+
+    Raises
+    ------
+    PortInUseError
+        When another process listens there.
+    ServiceError
+        When the address cannot be bound for another reason.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ServiceError(f"{host!r} is not an address of this machine: {error}", hint="set SUNDIAL_HOST") from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"port {port} on {host} is in use by another process",
+                hint="stop that process, or set SUNDIAL_SERVE_PORT or --port to a free one",
+            ) from error
+        raise ServiceError(f"port {port} on {host} cannot be used: {error}", hint="take a port above 1023") from error
+    bound.set_inheritable(True)
+    return bound
+
+
+def serve(
+    pipeline: str,
+    settings: Settings | None = None,
+    *,
+    port: int | None = None,
+    source: ModelSource | None = None,
+) -> None:
+    """Run the model server of a pipeline until SIGTERM or SIGINT.
+
+    Requests under way are answered before it ends.
+
+    Parameters
+    ----------
+    pipeline : str
+        Its name.
+    settings : Settings, optional
+        Read from the environment by default.
+    port : int, optional
+        ``settings.serve_port`` by default; 0 for any that is free, which the first line of output names.
+    source : ModelSource, optional
+        Where models come from; the registry by default.
+
+    Raises
+    ------
+    PortInUseError
+        When another process listens on the port.
+    PredictionLogError
+        When the prediction log cannot be written.
+    """
+    limit_threads()
+    import uvicorn
+
+    from sundial.serving.app import create_app
+    from sundial.serving.predictions import production_folder
+    from sundial.serving.segments import check_writable
+
+    settings = settings or load_settings()
+    listening = bind(settings.host, settings.serve_port if port is None else port)
+    check_writable(production_folder(pipeline, settings))  # uvicorn would end without saying why
+    app = create_app(pipeline, source or RegistrySource(pipeline, settings), settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    address = listening.getsockname()
+    print(f"serving {pipeline} on http://{address[0]}:{address[1]}", flush=True)
+    # uvicorn hands the signal on once it is done, which would end the process with an error
+    with stopping():
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the model server from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m sundial.serving.server", description=main.__doc__)
+    parser.add_argument("--pipeline", required=True, help="folder under notebooks/")
+    parser.add_argument("--port", type=int, default=None, help="SUNDIAL_SERVE_PORT or 8010 by default")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(arguments.pipeline, port=arguments.port)
+    except SundialError as error:
+        print(f"sundial: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

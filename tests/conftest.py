@@ -1,0 +1,57 @@
+"""What all tests share: no telemetry, no window, no file outside of a temporary folder, and a tiny project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "tests" / "tiny"
+_scratch = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before anything is imported that reads it; processes that tests start inherit it."""
+    scratch = Path(tempfile.mkdtemp(prefix="sundial-tests-"))
+    config.stash[_scratch] = str(scratch)
+    for name in [name for name in os.environ if name.startswith(("SUNDIAL_", "PREFECT_", "MLFLOW_"))]:
+        del os.environ[name]  # a person's own servers and settings are none of the tests' business
+    os.environ |= {
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_HOME": str(scratch / "prefect"),
+        "SUNDIAL_ARTIFACTS": str(scratch / "artifacts"),  # a test that forgets its own folder harms nobody's runs
+        "IPYTHONDIR": str(scratch / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(scratch / "jupyter"),
+        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+        "MPLBACKEND": "Agg",
+    }
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what the session left in its temporary folder."""
+    shutil.rmtree(config.stash[_scratch], ignore_errors=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Make a project of its own with one tiny pipeline, ``tiny``, and the real lifecycle; give its root.
+
+    Six notebooks that really train a model in a second or two, and their package; kernels find it too.
+    """
+    root = tmp_path / "project"
+    shutil.copytree(TINY, root, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    (root / "notebooks" / "lifecycle").symlink_to(ROOT / "notebooks" / "lifecycle")
+    monkeypatch.setenv("SUNDIAL_ROOT", str(root))
+    monkeypatch.setenv("SUNDIAL_ARTIFACTS", str(root / "artifacts"))
+    monkeypatch.setenv("PYTHONPATH", str(root / "lib"))
+    monkeypatch.syspath_prepend(str(root / "lib"))
+    yield root
+    sys.modules.pop("tiny", None)  # the next test has a folder of its own

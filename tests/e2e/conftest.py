@@ -1,0 +1,126 @@
+"""A whole system for the end-to-end tests: real servers, real HTTP, the tiny pipeline, once a session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from sundial.operations.loop import Loop
+from sundial.operations.prefect_api import FlowRun, PrefectApi
+from sundial.operations.services import Service, Supervisor
+from sundial.operations.system import bring_up
+from sundial.pipeline import Pipeline, load_pipeline
+from sundial.release.registry import Registry
+from sundial.runs import Run, latest_run
+from sundial.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+def free_port() -> int:
+    """Find a port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class System:
+    """A running system, and what tests do with it."""
+
+    settings: Settings
+    pipeline: Pipeline
+    supervisor: Supervisor
+    api: PrefectApi
+    registry: Registry
+
+    def service(self, name: str) -> Service:
+        """Find one of the servers."""
+        return next(service for service in self.supervisor.services if service.name == name)
+
+    def loop(self, as_of: str) -> Loop:
+        """Give the steps of a turn, for releases of this date."""
+        return Loop(self.pipeline, self.settings, "reviewer", pd.Timestamp(as_of))
+
+    def production(self) -> int:
+        """Give the version in production; 0 for none."""
+        found = self.registry.alias(self.pipeline.name, "production")
+        return found.version if found else 0
+
+    def start_release(self, as_of: str) -> FlowRun:
+        """Start a release and give its flow run."""
+        return self.api.start("release", self.pipeline.name, {"pipeline": self.pipeline.name, "as_of": as_of})
+
+    def wait(self, flow_run: FlowRun, until: tuple[str, ...] = (*ENDED, "PAUSED")) -> FlowRun:
+        """Wait for a flow run."""
+        return self.api.wait(flow_run, timeout=timedelta(minutes=4), until=until)
+
+    def run_of(self, as_of: str) -> Run:
+        """Find the newest run of a date."""
+        run = latest_run(self.pipeline.name, as_of=as_of, settings=self.settings)
+        assert f"{run.as_of:%Y-%m-%d}" == as_of
+        return run
+
+    def flow_run(self, flow: str, run: Run) -> FlowRun:
+        """Find the flow run that works on a run."""
+        return self.api.find(self.pipeline.name, flow=flow, run=run.name)[0]
+
+    def now(self, flow_run: FlowRun) -> None:
+        """Start a flow run now that waits, or has failed."""
+        self.api.set_state(flow_run, "SCHEDULED", name="Scheduled", message="a test goes on")
+
+    @contextmanager
+    def sabotaged(self, notebook: str, source: str = "raise RuntimeError('sabotage in the cell')") -> Iterator[None]:
+        """Let a notebook of the project fail in a cell of its own behind the parameters, and mend it again."""
+        path = next((self.settings.root / "notebooks").rglob(f"{notebook}.ipynb"))
+        whole = path.read_bytes()
+        broken = nbformat.read(path, as_version=4)
+        tagged = [index for index, cell in enumerate(broken.cells) if "parameters" in cell.metadata.get("tags", [])]
+        broken.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(source, id="sabotage"))
+        nbformat.write(broken, path)
+        try:
+            yield
+        finally:
+            path.write_bytes(whole)
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Start all servers on the tiny pipeline, with notebooks that tests may break."""
+    root = tmp_path_factory.mktemp("system") / "project"
+    shutil.copytree(ROOT / "tests" / "tiny", root, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "notebooks" / "lifecycle", root / "notebooks" / "lifecycle")
+    (root / "flows").symlink_to(ROOT / "flows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUNDIAL_ROOT", str(root))
+        patch.setenv("SUNDIAL_ARTIFACTS", str(root / "artifacts"))
+        patch.setenv("SUNDIAL_PREFECT_PORT", str(free_port()))
+        patch.setenv("SUNDIAL_SERVE_PORT", str(free_port()))
+        patch.setenv("PYTHONPATH", str(root / "lib"))
+        patch.syspath_prepend(str(root / "lib"))
+        assert "PREFECT_API_URL" not in os.environ
+        settings = load_settings()
+        pipeline = load_pipeline("tiny", settings)
+        with Supervisor(settings) as supervisor, PrefectApi(settings=settings) as api:
+            bring_up(supervisor, pipeline, say=print)
+            yield System(settings, pipeline, supervisor, api, Registry(settings))
+
+
+@pytest.fixture(scope="session")
+def in_production(system: System) -> int:
+    """Bring a first model into production, as of 2013-09-30; give its version."""
+    loop = system.loop("2013-09-30")
+    first = loop.release(pd.Timestamp("2013-09-30"))
+    assert loop.sign("promotion", first, "approve", "the first model")
+    return system.production()

@@ -1,0 +1,162 @@
+"""What happens between a candidate and a person: waiting, killing, rejecting, changing, superseding, rolling back."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pandas as pd
+import pytest
+
+from sundial.operations.handover import roll_back
+from sundial.operations.status import read_status, wait_for_version
+from sundial.operations.system import check_schedule
+from sundial.release.approval import decisions
+from sundial.runs import latest_run
+from sundial.serving.predictions import read_log
+from sundial.serving.shadow import read_shadow_scores
+from tests.e2e.conftest import ENDED, System
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ANSWER = {"decision": "approve", "name": "reviewer", "reason": "as the evidence says"}
+
+
+def candidate(system: System, as_of: str):
+    """Make a candidate, replay its week, compare it, and give its run and the question it asks."""
+    loop = system.loop(as_of)
+    day = pd.Timestamp(as_of)
+    run = loop.release(day)
+    loop.replay(day, day + system.pipeline.schedule.soak, "shadow week")
+    loop.advance("comparison", run)
+    return run, system.wait(system.flow_run("promotion", run), ("PAUSED",))
+
+
+def test_the_first_model_needs_no_comparison_but_an_approval(system: System, in_production: int):
+    """Version 1 answers, and the decision stands in its run with name, reason, time and evidence."""
+    run = latest_run("tiny", as_of="2013-09-30", settings=system.settings)
+
+    assert 1 == in_production
+    assert "10_compare_shadow" not in run.stages()
+    (decision,) = decisions(run)
+    assert ("approve", "reviewer", "the first model") == (decision.decision, decision.name, decision.reason)
+    assert decision.at
+    assert 64 == len(decision.evidence)
+
+
+def test_the_schedule_has_produced_its_next_releases(system: System):
+    """A release is scheduled for the coming Monday: the check that 'make up' makes."""
+    assert 0 == check_schedule(system.settings, system.pipeline).starts.weekday()
+
+
+def test_a_killed_worker_loses_no_question_and_promotion_loses_no_request(system: System, in_production: int):
+    """Worker killed while a person thinks, started again, resumed: promoted under load without a failed request."""
+    _, question = candidate(system, "2013-10-07")
+    worker = system.service("worker")
+    os.killpg(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    worker.start(system.settings.root)
+
+    loop = system.loop("2013-10-07")
+    day = pd.Timestamp("2013-10-14")
+    from sundial.operations.traffic import Replay
+
+    replay = Replay(system.pipeline, day, day + pd.Timedelta("7 days"), system.settings.serve_url, rate=40)
+    with loop.in_background(replay, "production week"):
+        system.api.answer(question, ANSWER)
+        ended = system.wait(question, ENDED)
+        assert "COMPLETED" == ended.state, ended.message
+        version = system.production()
+        wait_for_version(system.settings, str(version))
+        replay.rate = None
+
+    assert version > in_production
+    result = loop.replays["production week"]
+    assert 0 == result.failed
+    assert {str(in_production), str(version)} == set(result.versions)
+
+    # the log holds every request once, each with the version that answered, and the shadow scored every one of its week
+    week = read_log("tiny", start=pd.Timestamp("2013-10-07"), end=day, settings=system.settings)
+    scores = read_shadow_scores("tiny", version, settings=system.settings)
+    assert week["request_id"].is_unique
+    assert len(system.pipeline.hook("requests")(pd.Timestamp("2013-10-07"), day)) == len(week)
+    assert set(week["request_id"]) <= set(scores["request_id"])
+    assert scores["request_id"].is_unique
+    assert scores["error"].isna().all()
+
+
+def test_a_second_answer_to_the_same_question_is_refused(system: System, in_production: int):
+    """A question that was answered asks nothing any more."""
+    run = latest_run("tiny", as_of="2013-10-07", settings=system.settings)
+
+    from sundial.errors import ApprovalRefusedError
+
+    with pytest.raises(ApprovalRefusedError, match="not paused"):
+        system.api.answer(system.flow_run("promotion", run), ANSWER)
+
+
+def test_monitoring_and_review_write_what_the_next_release_trains_on(system: System, in_production: int):
+    """With mature labels the second question is asked; its answer leaves hard examples with a reason."""
+    loop = system.loop("2013-10-07")
+    run = system.run_of("2013-10-07")
+    loop.advance("monitoring", run)
+    loop.sign("review", run, "keep", "it performs")
+
+    assert run.succeeded("13_review_production")
+    assert ["approve", "keep"] == [item.decision for item in decisions(run)]
+    examples = pd.read_parquet(run.verify_output("13_review_production", "hard_examples"))
+    assert len(examples) > 0
+    assert examples["reason"].str.len().gt(0).all()
+
+
+def test_a_rejected_candidate_ends_rejected_and_leaves_the_shadow(system: System, in_production: int):
+    """The flow run's state is named Rejected, production is untouched, and nothing is in shadow."""
+    before = system.production()
+    run, question = candidate(system, "2013-10-28")
+
+    system.api.answer(question, {**ANSWER, "decision": "reject", "reason": "not before the holidays"})
+    ended = system.wait(question, ENDED)
+
+    assert ("COMPLETED", "Rejected") == (ended.state, ended.state_name)
+    assert "not before the holidays" in ended.message
+    assert before == system.production()
+    assert system.registry.alias("tiny", "shadow") is None
+    assert not run.succeeded("11_promote_model")
+
+
+def test_changed_evidence_is_refused_and_a_newer_candidate_supersedes(system: System, in_production: int):
+    """Approving what was changed since it was shown fails and promotes nothing; a newer candidate ends older waits."""
+    before = system.production()
+    run, question = candidate(system, "2013-11-04")
+    executed = run.stage_folder("07_evaluate_model") / "notebook.ipynb"
+    whole = executed.read_bytes()
+    executed.write_bytes(whole.replace(b"roc_auc", b"roc_AUC"))
+    system.api.answer(question, ANSWER)
+    ended = system.wait(question, ENDED)
+
+    assert "FAILED" == ended.state
+    assert "evidence" in ended.message
+    assert before == system.production()
+
+    executed.write_bytes(whole)
+    older, waiting = candidate(system, "2013-11-11")
+    newer = system.loop("2013-11-18").release(pd.Timestamp("2013-11-18"))
+    superseded = system.api.read(waiting)
+
+    assert ("CANCELLED", "Superseded") == (superseded.state, superseded.state_name)
+    assert newer.name in superseded.message
+    assert system.registry.alias("tiny", "shadow").run == newer.name
+    assert not older.succeeded("11_promote_model")
+
+
+def test_a_rollback_needs_no_flow_and_says_who_and_why(system: System, in_production: int):
+    """The version before is production again; the history says when, by whom and why; the server follows."""
+    present = system.production()
+    said = roll_back("tiny", "Ada Lovelace", "alerts doubled overnight", system.settings)
+
+    assert f"instead of version {present}" in said
+    assert in_production == system.production()
+    wait_for_version(system.settings, str(in_production))
+    last = system.registry.history("tiny")[-1]
+    assert "Ada Lovelace" in str(last)
+    assert "alerts doubled overnight" in str(last)
+    assert read_status(system.settings, system.pipeline)["aliases"]["production"]["version"] == in_production
