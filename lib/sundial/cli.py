@@ -60,7 +60,7 @@ def up(pipeline: PipelineOption = "") -> None:
     Prefect's server (or the one that PREFECT_API_URL names), the model server, the shadow scorer, and the worker with
     its weekly schedule.
 
-    Example: sundial up --pipeline flights
+    Example: sundial up --pipeline payments
     """
     settings, declared = _open(pipeline)
     from sundial.operations.services import Supervisor
@@ -256,7 +256,11 @@ def traffic(
 
     replay = Replay(declared, pd.Timestamp(start), pd.Timestamp(end), settings.serve_url, rate=rate or None)
     with tqdm(total=replay.total, unit="request", disable=not sys.stderr.isatty()) as bar:
-        result = replay.run(lambda sent: bar.update(sent - bar.n) and None)
+
+        def show(sent: int) -> None:
+            bar.update(sent - bar.n)
+
+        result = replay.run(show)
     print(
         f"{result.sent:,} requests, {result.failed} failed, {result.seconds:.1f} s, p50 {result.quantile(0.5):.1f} ms, "
         f"p99 {result.quantile(0.99):.1f} ms, by version {dict(result.versions)}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -110,32 +111,31 @@ def dump_model(model: Any) -> bytes:
 
     with zipfile.ZipFile(io.BytesIO(skops.io.dumps(model))) as source:
         members = {name: source.read(name) for name in source.namelist()}
-    order: dict[str, int] = {}
-
-    def number(address: str) -> int:
-        return order.setdefault(address, len(order) + 1)
+    numbers: dict[str, int] = {}
+    files: dict[str, str] = {}
+    counter = itertools.count(1)
 
     def renumber(node: Any) -> Any:
         if isinstance(node, list):
             return [renumber(item) for item in node]
         if not isinstance(node, dict):
             return node
-        result: dict[str, Any] = {}
+        address = str(node.get("__id__"))
+        # Only a CachedNode refers to an earlier address. Any other address is merely where a value happened to be, and
+        # two values that were there one after the other share it by chance.
+        if node.get("__loader__") != "CachedNode" or address not in numbers:
+            numbers[address] = next(counter)
+        result: dict[str, Any] = {"__id__": numbers[address]} if "__id__" in node else {}
         for key, value in node.items():
-            if key == "__id__":
-                result[key] = number(str(value))
-            elif key == "file" and isinstance(value, str):
-                stem, dot, suffix = value.partition(".")
-                result[key] = f"{number(stem)}{dot}{suffix}"
-            else:
+            if key == "file" and isinstance(value, str):
+                suffix = value.partition(".")[2]
+                result[key] = files.setdefault(value, f"{len(files) + 1}.{suffix}")
+            elif key != "__id__":
                 result[key] = renumber(value)
         return result
 
     schema = renumber(json.loads(members.pop("schema.json")))
-    renamed = {}
-    for name, data in members.items():
-        stem, dot, suffix = name.partition(".")
-        renamed[f"{number(stem)}{dot}{suffix}"] = data
+    renamed = {files[name]: data for name, data in members.items() if name in files}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as target:
         for name, data in sorted([*renamed.items(), ("schema.json", json.dumps(schema).encode())]):

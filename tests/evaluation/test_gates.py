@@ -161,7 +161,9 @@ def test_passing_sentence_names_number_and_bound():
     """A pass can be read as well as a failure."""
     result = judge("metrics.last_week.roc_auc", at_least=0.6, min_rows=2000)
 
-    assert result.sentence == "the gate: roc_auc 0.613, asked at least 0.600, on 2,000 rows or more (rows 6,402)"
+    assert result.sentence == (
+        "the gate: roc_auc 0.630 (0.613 to 0.650), asked at least 0.600, on 2,000 rows or more (rows 6,402)"
+    )
 
 
 def test_large_numbers_are_readable():

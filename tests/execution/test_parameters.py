@@ -154,7 +154,7 @@ def test_leaves_harmless_names(name: str) -> None:
 
 def test_masks_everywhere() -> None:
     """A secret is masked in the injected cell, the metadata and the outputs; the notebook itself is not changed."""
-    secret = "it's\na secret"
+    secret = "it's\na secret"  # noqa: S105  made up
     notebook = notebook_of("token: str = ''\nn: int = 1")
     notebook.metadata["papermill"] = {"parameters": {"token": secret, "n": 7}}
     injected = new_code_cell(f"token = {secret!r}\nn = 7", metadata={"tags": ["injected-parameters"]})

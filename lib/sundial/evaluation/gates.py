@@ -105,7 +105,7 @@ def judge_gate(gate: Gate, scraps: Mapping[str, Mapping[str, Any]]) -> GateResul
     except _FailureError as failure:
         return result("failed", failure.observed, f"{gate.gate} fails: {failure.reason}{_row_note(rows)}")
     return result(
-        "passed", observed, f"{gate.gate}: {name} {_show(observed)}, asked {_describe(gate)}{_row_note(rows)}"
+        "passed", observed, f"{gate.gate}: {name} {_read(found, observed)}, asked {_describe(gate)}{_row_note(rows)}"
     )
 
 
@@ -255,6 +255,17 @@ def _show(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.1f}"
     return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.2g}"
+
+
+def _read(found: Any, observed: float) -> str:
+    """Write the number that passed, an estimate with its interval."""
+    if not isinstance(found, Mapping):
+        return _show(observed)
+    ends = [found.get(end) for end in ("estimate", "low", "high")]
+    if not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
+        return _show(observed)
+    estimate, low, high = (_show(float(end)) for end in ends if end is not None)
+    return f"{estimate} ({low} to {high})"
 
 
 def _row_note(rows: int | None) -> str:

@@ -27,6 +27,8 @@ from sundial.formats import write_bytes_atomically
 
 logger = logging.getLogger("sundial.execution")
 SKIPPED = "skipped"
+# How long outputs of a kernel that has died may still be on their way.
+LAST_WORDS_SECONDS = 0.2
 SAVE_SECONDS = 1.0
 # A save may take this share of the time; a notebook with large outputs is saved less often.
 SAVE_SHARE = 0.1
@@ -164,7 +166,10 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
                 self.watch.stop()  # a deadline that passes from here on has nothing left to stop
         except (RuntimeError, OSError, NoSuchKernel) as error:
             if job.failure is None:
-                self.nb_man.fail(None, "start", f"{type(error).__name__}: {error}")
+                words = (manager.last_log if manager is not None else "").splitlines()[-1:]
+                cause = f"{type(error).__name__}: {error}" + "".join(f"; its last words: {line}" for line in words)
+                late = f"Deadline: the notebook ran for more than {job.deadline or 0:g} s"
+                self.nb_man.fail(None, *(("deadline", late) if self.watch.expired else ("start", cause)))
         finally:
             self.watch.stop()
             if manager is not None:
@@ -223,6 +228,7 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
             try:
                 await self._async_check_alive()
             except DeadKernelError:
+                await asyncio.sleep(LAST_WORDS_SECONDS)
                 self.task_poll_for_reply.cancel()
                 return
 

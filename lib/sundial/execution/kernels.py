@@ -202,6 +202,7 @@ class KernelManager(AsyncKernelManager):
         # mode 0700: whoever can write to these sockets can run code
         self.folder = Path(tempfile.mkdtemp(prefix="sundial-kernel-", dir=short_folder()))
         self.log_path = self.folder / "kernel.log"
+        self.last_log = ""
         self.connection_file = str(self.folder / "kernel.json")
         self.transport = "tcp" if sys.platform == "win32" else "ipc"
         self.client_factory = KernelClient
@@ -222,6 +223,7 @@ class KernelManager(AsyncKernelManager):
     async def _async_cleanup_resources(self, restart: bool = False) -> None:
         await super()._async_cleanup_resources(restart=restart)
         if not restart:
+            self.last_log = self.last_log or self.read_log()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     cleanup_resources = _async_cleanup_resources

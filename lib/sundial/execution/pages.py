@@ -82,7 +82,7 @@ def render_cells(notebook: nbformat.NotebookNode) -> tuple[str, str, list[dict[s
 def _is_scrap(output: Mapping[str, Any]) -> bool:
     """Tell whether an output has nothing to show but a scrap's data."""
     data = output.get("data")
-    return bool(data) and all(kind.startswith(MIME_PREFIX) for kind in data)
+    return data is not None and len(data) > 0 and all(kind.startswith(MIME_PREFIX) for kind in data)
 
 
 def _align_numbers(soup: Any) -> None:

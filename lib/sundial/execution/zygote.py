@@ -63,6 +63,7 @@ QUIET_ENVIRONMENT = {
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 PR_SET_PDEATHSIG = 1
 CLOSE_SECONDS = 2.0
+THREADED = "it starts a thread when it is imported"
 
 
 def pinned(environment: Mapping[str, str]) -> dict[str, str]:
@@ -299,7 +300,7 @@ def import_modules(names: list[str]) -> tuple[list[str], dict[str, str]]:
             skipped[name] = str(error)
             continue
         if count_threads() != 1:
-            skipped[name] = "starts a thread when imported"
+            skipped[name] = THREADED
             break
         loaded.append(name)
     return loaded, skipped
@@ -315,12 +316,14 @@ def serve(arguments: argparse.Namespace) -> int:
     import_kernel()
     names = [name for name in arguments.modules.split(",") if name]
     loaded, skipped = import_modules(names)
-    offenders = [name for name, reason in skipped.items() if reason.startswith("starts a thread")]
-    if offenders:  # a thread cannot be taken back: start over without the module that made it
-        names.remove(offenders[0])
-        print(f"zygote: without {offenders[0]}, which starts a thread", file=sys.stderr, flush=True)
-        command = [*sys.orig_argv[: sys.orig_argv.index("--modules") + 1], ",".join(names)]
-        os.execve(sys.executable, command, environment)  # noqa: S606 (ourselves, from the start)
+    threaded = [name for name, reason in skipped.items() if reason == THREADED]
+    if threaded:  # a thread cannot be taken back: start over without the module that made it
+        names.remove(threaded[0])
+        given = sys.orig_argv[: sys.orig_argv.index("--modules")]
+        known = ",".join(filter(None, [arguments.threaded, threaded[0]]))
+        command = [*given, "--modules", ",".join(names), "--threaded", known]
+        os.execve(sys.executable, command, environment)  # noqa: S606  ourselves, from the start
+    skipped |= dict.fromkeys(filter(None, arguments.threaded.split(",")), THREADED)
     gc.collect()
     gc.freeze()  # the children share these objects' pages for as long as nobody writes to them
     server = Server(socket.socket(fileno=arguments.listener), arguments.key, environment)
@@ -350,6 +353,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--listener", type=int, required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("--modules", default="")
+    parser.add_argument("--threaded", default="", help="modules found to start a thread, and left out")
     return serve(parser.parse_args(words[1:]))
 
 

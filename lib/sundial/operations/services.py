@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import httpx
 import psutil
@@ -56,8 +57,8 @@ def _who_has(port: int) -> str:
     """Name the process that listens on a port, when we may see it."""
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
-            if listens and connection.laddr[1] == port and connection.pid:
+            address: Any = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and address and address[1] == port and connection.pid:
                 return f" (process {connection.pid}, {psutil.Process(connection.pid).name()})"
     return ""
 
@@ -248,6 +249,7 @@ def prefect_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "sundial",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "OMP_WAIT_POLICY": "PASSIVE",  # of the kernel server, whose kernels inherit it; see execution/runner.py
         # flows/ is run from the project, not installed
         "PYTHONPATH": os.pathsep.join(filter(None, [str(settings.root), os.environ.get("PYTHONPATH")])),
     }

@@ -90,7 +90,7 @@ class Replay:
         times = [moment.isoformat() for moment in pd.to_datetime(frame["event_time"])]
         features = frame.drop(columns=["request_id", "entity", "event_time"])
         self._bodies = [
-            to_body(row, request_id=identity, entity=entity, event_time=moment)
+            to_body({str(k): v for k, v in row.items()}, request_id=identity, entity=entity, event_time=moment)
             for row, identity, entity, moment in zip(features.to_dict("records"), ids, entities, times, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""The model server as a process: ``sundial serve``, or ``python -m sundial.serving.server --pipeline flights``."""
+"""The model server as a process: ``sundial serve``, or ``python -m sundial.serving.server --pipeline payments``."""
 
 from __future__ import annotations
 
