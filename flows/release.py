@@ -18,7 +18,7 @@ from sundial.release.steps import begin_release, comparison_date, pass_gates, re
 from sundial.settings import load_settings
 
 
-@flow(name="release", flow_run_name="release {pipeline} {as_of}", on_failure=[tell], on_crashed=[tell])
+@flow(name="release", on_failure=[tell], on_crashed=[tell])
 def release(pipeline: str, as_of: str = "") -> Any:
     """Make this week's candidate.
 

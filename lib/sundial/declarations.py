@@ -125,7 +125,8 @@ class Hooks(Strict):
     labels : str
         ``(as_of, start, end) -> DataFrame[entity, label, label_known_at]``.
     requests : str
-        ``(start, end) -> DataFrame[request_id, entity, event_time, features...]``, in order of arrival.
+        ``(start, end) -> DataFrame[request_id, features...]`` with the columns that ``entity`` and
+        ``event_time`` name, in order of arrival.
     value : str
         ``(label, decision) -> array`` of money a row, against doing nothing.
     """

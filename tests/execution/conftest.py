@@ -33,6 +33,8 @@ schedule: {cron: "0 6 * * 1"}
 PARAMETERS = 'as_of: str = "2013-09-30"  # release date\nrun: str = ""  # run folder'
 OPEN = 'import sundial\nstage = sundial.open_stage("{}", pipeline="demo", as_of=as_of, run=run)'
 
+PRELOAD = ["numpy", "pandas", "pyarrow.parquet", "matplotlib.pyplot", "pydantic_settings", "yaml"]
+
 Write = Callable[..., Path]
 
 
@@ -95,7 +97,7 @@ def _plots_show() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server(_plots_show: None) -> Iterator[KernelServer]:
     """Start one small kernel server for the session, which nobody uses who does not ask for it."""
-    with start_kernel_server(["numpy", "matplotlib.pyplot"]) as running:
+    with start_kernel_server(PRELOAD) as running:
         del os.environ["SUNDIAL_KERNEL_SOCKET"]
         running.report()
         yield running

@@ -44,11 +44,11 @@ def test_socket_is_private(server: KernelServer) -> None:
 def test_holds_one_thread_and_no_project_code(server: KernelServer, write: Write, tmp_path: Path) -> None:
     """The server has one thread; no module of the project is loaded before the fork, and the named ones are."""
     settings = load_settings().model_copy(update={"kernel_socket": str(server.socket)})
-    source = "import sys\nprint(sorted({'numpy', 'sundial', 'flights', 'sundial.runs'} & set(sys.modules)))"
+    source = "import sys\nprint([name for name in ('numpy', 'sundial', 'flights') if name in sys.modules])"
 
     assert 1 == psutil.Process(server.pid).num_threads()
     assert ("['numpy']\n", "fork") == printed(write(source), tmp_path, settings)
-    assert ["numpy", "matplotlib.pyplot"] == server.report()["modules"]
+    assert {"numpy", "matplotlib.pyplot"} <= set(server.report()["modules"])
 
 
 def test_kernels_draw_their_own_numbers(forking: Settings, write: Write, tmp_path: Path) -> None:

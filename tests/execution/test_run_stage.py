@@ -21,6 +21,7 @@ from sundial.errors import (
     StageFailedError,
     StageTimeoutError,
 )
+from sundial.execution.forkserver import KernelServer
 from sundial.execution.runner import run_stage
 from sundial.runs import Run, create_run
 from sundial.scraps import read_scraps
@@ -28,8 +29,9 @@ from sundial.settings import load_settings
 
 
 @pytest.fixture
-def run(demo: Path) -> Run:
-    """Make a release of the demonstration."""
+def run(demo: Path, server: KernelServer, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Make a release of the demonstration, with a worker's kernel server at hand."""
+    monkeypatch.setenv("SUNDIAL_KERNEL_SOCKET", str(server.socket))
     return create_run("demo", "2013-10-07", started_by="test")
 
 
@@ -63,7 +65,7 @@ def test_records_what_happened(run: Run, demo: Path) -> None:
     assert {"total": 18} == json.loads((folder / "outputs" / "result.json").read_text())
     assert {"rows": 3, "auc": {"undefined": True}} == record["scraps"]
     assert math.isnan(run.scraps()["02_use"]["auc"])
-    assert "process" == record["kernel"]["kind"]
+    assert "fork" == record["kernel"]["kind"]
     assert record["seconds"] > 0
     assert "error" not in record
     assert (7, 7) == progress[-1]
@@ -159,7 +161,7 @@ def test_a_deadline(run: Run, demo: Path) -> None:
     append(demo / "01_make.ipynb", "import time\ntime.sleep(600)")
 
     with pytest.raises(StageTimeoutError, match="Deadline"):
-        run_stage(run, "01_make", timeout="12 s")
+        run_stage(run, "01_make", timeout="6 s")
 
     assert ("failed", 5) == (run.stage_record("01_make")["status"], run.stage_record("01_make")["error"]["cell"])
 

@@ -8,9 +8,11 @@ of the kernel's own, so that kernels which start together cannot take each other
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -116,13 +118,25 @@ class Provisioner(LocalProvisioner):
             watch.start(self.pid)
         return self.connection_info
 
+    async def poll(self) -> int | None:
+        """Return the exit code, None while the process runs; what it leaves of its group is killed."""
+        if self.process is None:
+            return self.exit_code if self.kind else 0
+        if self.kind == "process" and self.pgid and self.process.returncode is None and hasattr(os, "waitid"):
+            # before it is reaped: as long as the zombie holds the number, nobody else can be hit
+            with contextlib.suppress(OSError):
+                if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    os.killpg(self.pgid, signal.SIGKILL)
+        code: int | None = self.process.poll()
+        if code is not None:
+            self.exit_code = code
+        return code
+
     async def wait(self) -> int | None:
         """Wait until the process has ended."""
-        while self.process is not None and self.process.poll() is None:
+        while self.process is not None and await self.poll() is None:
             await asyncio.sleep(POLL_SECONDS)
-        if self.process is not None:
-            self.exit_code = self.process.wait()
-            self.process = None
+        self.process = None
         return self.exit_code
 
 

@@ -86,9 +86,9 @@ class Replay:
         self._url = f"{url.rstrip('/')}/invocations"
         self._stop = threading.Event()
         ids = frame["request_id"].astype(str).tolist()
-        entities = frame["entity"].astype(str).tolist()
-        times = [moment.isoformat() for moment in pd.to_datetime(frame["event_time"])]
-        features = frame.drop(columns=["request_id", "entity", "event_time"])
+        entities = frame[pipeline.entity].astype(str).tolist()
+        times = [moment.isoformat() for moment in pd.to_datetime(frame[pipeline.event_time])]
+        features = frame.drop(columns=["request_id", pipeline.entity, pipeline.event_time])
         self._bodies = [
             to_body({str(k): v for k, v in row.items()}, request_id=identity, entity=entity, event_time=moment)
             for row, identity, entity, moment in zip(features.to_dict("records"), ids, entities, times, strict=True)
