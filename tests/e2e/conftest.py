@@ -51,7 +51,10 @@ class System:
 
     def loop(self, as_of: str) -> Loop:
         """Give the steps of a turn, for releases of this date."""
-        return Loop(self.pipeline, self.settings, "reviewer", pd.Timestamp(as_of))
+        loop = Loop(self.pipeline, self.settings, "reviewer", pd.Timestamp(as_of))
+        loop.api.close()
+        loop.api = self.api  # closed when the session ends
+        return loop
 
     def production(self) -> int:
         """Give the version in production; 0 for none."""

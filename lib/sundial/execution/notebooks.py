@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sundial.errors import KernelDiedError, StageFailedError, StageTimeoutError
 from sundial.execution.engine import ENGINE, Job, SundialEngine, register
+from sundial.execution.forkserver import KERNEL_DEFAULTS
 from sundial.execution.parameters import (
     INJECTED_TAG,
     check_parameters,
@@ -157,7 +159,7 @@ def execute_notebook(
         output=output,
         parameters=checked,
         cwd=cwd or notebook.parent,
-        env=dict(env) if env is not None else None,
+        env={**KERNEL_DEFAULTS, **(os.environ if env is None else env)},
         deadline=_to_seconds(timeout),
         cell_timeout=cell_timeout,
         socket=choose_socket(settings),

@@ -126,7 +126,6 @@ def _run_stage(
     _remove_leftovers(folder)
     logger.info("%s: starts, as of %s, in %s", stage, f"{date:%Y-%m-%d}", run.name)
     environment = {
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait make a busy machine ten times slower
         **os.environ,
         "SUNDIAL_ROOT": str(settings.root),
         "SUNDIAL_ARTIFACTS": str(settings.artifacts),

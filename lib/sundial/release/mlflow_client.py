@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -57,7 +58,10 @@ def open_client(settings: Settings) -> MlflowClient:
 def _open(uri: str, artifacts: Path, _process: int) -> MlflowClient:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    from mlflow.tracking.client import MlflowClient
+    with warnings.catch_warnings():
+        # in a notebook without widgets, the progress bars that MLflow imports say so, into a page that people sign
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from mlflow.tracking.client import MlflowClient
 
     # what MLflow and its migrations say at INFO is of no use to anybody here, whatever the root logger's level
     for name in ("mlflow", "alembic"):
