@@ -22,7 +22,7 @@
     if (target) links.set(target, link);
   }
   const mark = () => {
-    let current = null;
+    let current = links.values().next().value;
     for (const [target, link] of links) {
       link.classList.remove("here");
       if (target.getBoundingClientRect().top < innerHeight / 3) current = link;
