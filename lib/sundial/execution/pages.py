@@ -88,13 +88,13 @@ def _is_scrap(output: Mapping[str, Any]) -> bool:
 def _align_numbers(soup: Any) -> None:
     """Set columns of numbers flush right, so that their sizes can be compared; pandas does so with text too."""
     for table in soup.find_all("table"):
-        rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+        # from the right: a cell of the index may span rows, and is missing from all of these but the first
+        rows = [row.find_all(["th", "td"])[::-1] for row in table.find_all("tr")]
         width = max(map(len, rows), default=0)
-        rows = [row for row in rows if len(row) == width]
-        for column in zip(*rows, strict=True):
-            body = [cell for cell in column if cell.name == "td"]
+        for index in range(width):
+            body = [row[index] for row in rows if len(row) > index and row[index].name == "td"]
             if body and all(NUMBER.match(cell.get_text()) for cell in body):
-                for cell in column:
+                for cell in [*body, *(row[index] for row in rows if len(row) == width and row[index].name == "th")]:
                     cell["class"] = [*cell.get("class", []), "n"]
 
 

@@ -274,13 +274,18 @@ def _describe_gates(verdicts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Describe the verdicts of each step, failed ones first."""
     groups = []
     for step, verdict in verdicts.items():
-        results = sorted(verdict["results"], key=lambda item: item["status"] != "failed")
+        results = [
+            # the table names the gate already
+            {**item, "sentence": item["sentence"].removeprefix(item["gate"]).lstrip(": ")}
+            for item in sorted(verdict["results"], key=lambda item: item["status"] != "failed")
+        ]
         failed = sum(item["status"] == "failed" for item in results)
         skipped = sum(item["status"] == "skipped" for item in results)
         passed = len(results) - failed - skipped
         groups.append(
             {
                 "id": f"gates-{step}",
+                "step": step,
                 "title": STEPS.get(step, step),
                 "status": "failed" if failed else "passed",
                 "at": _moment(verdict.get("at")),
@@ -292,10 +297,16 @@ def _describe_gates(verdicts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _status_of(records: Mapping[str, Any], gates: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> str:
-    """Give the status of a run: the worst that is known, else the last word of a person."""
+    """Give the status of a run: the worst that is known, else the last word of a person.
+
+    A failed gate of the monitoring is an alarm: the release is in production and did not fail.
+    """
     statuses = {record["status"] for record in records.values()}
-    if "failed" in statuses or any(group["status"] == "failed" for group in gates):
+    failed = {group["step"] for group in gates if group["status"] == "failed"}
+    if "failed" in statuses or failed - {"monitoring"}:
         return "failed"
+    if failed:
+        return "alarm"
     if "running" in statuses:
         return "running"
     approvals = [item["decision"] for item in decisions if item.get("kind", "approval") == "approval"]
