@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e lab up check format lock clean
+.PHONY: help setup demo test system lab up check format lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -30,7 +30,7 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 endif
 
 help:
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY)  ## make .venv with the exact versions of constraints.txt
 
@@ -40,7 +40,7 @@ demo: $(READY)  ## turn the whole loop once (APPROVE=name answers in your place)
 test: $(READY)  ## run every test
 	@$(BIN)/pytest
 
-e2e: $(READY)  ## run the end-to-end tests: real servers, some minutes
+system: $(READY)
 	@$(BIN)/pytest --override-ini "addopts=--import-mode=importlib" tests/e2e
 
 lab: $(READY)  ## open JupyterLab on the notebooks
