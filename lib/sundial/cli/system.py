@@ -1,0 +1,145 @@
+"""Running the system and its parts: up, demo, status, serve, shadow, traffic."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from sundial.cli.application import PipelineOption, app, end_like_ctrl_c, open_pipeline
+from sundial.errors import SettingsError, SundialError
+
+
+@app.command()
+def up(pipeline: PipelineOption = "") -> None:
+    """Run the system, until Ctrl-C.
+
+    Prefect's server (or the one that PREFECT_API_URL names), the model server, the shadow scorer, and the worker with
+    its weekly schedule.
+
+    Example: sundial up --pipeline payments
+    """
+    settings, declared = open_pipeline(pipeline)
+    from sundial.operations.services import Supervisor
+    from sundial.operations.system import bring_up, check_schedule
+
+    end_like_ctrl_c()
+    with Supervisor(settings) as supervisor:
+        print("Starting the servers ...", flush=True)
+        bring_up(supervisor, declared, say=lambda text: print(text, flush=True))
+        following = check_schedule(settings, declared)
+        print(f"next release  {following.starts:%Y-%m-%d %H:%M %Z} ({declared.schedule.cron})", flush=True)
+        print("Up. Ctrl-C ends all of it; waits and schedules go on when it is started again.", flush=True)
+        supervisor.watch(say=lambda text: print(text, file=sys.stderr, flush=True))
+
+
+@app.command()
+def demo(
+    approve: Annotated[str, typer.Option(help="Answer the forms in this name, through the API the UI calls.")] = "",
+    first: Annotated[str, typer.Option(help="Date of the first release; the calendar's first by default.")] = "",
+    pipeline: PipelineOption = "",
+) -> None:
+    """Turn the loop once on the data that ships.
+
+    Example: sundial demo --approve reviewer
+    """
+    settings, declared = open_pipeline(pipeline)
+    from sundial.operations.loop import turn_once
+    from sundial.operations.summary import PeakMemory, print_summary
+
+    if not first and declared.calendar is None:
+        raise SettingsError(f"{declared.name} has no calendar", hint="give the first date: --first 2026-01-05")
+    end_like_ctrl_c()
+    begun = time.monotonic()
+    with PeakMemory() as memory:
+        loop = turn_once(
+            settings,
+            declared,
+            approver=approve or ("" if sys.stdin.isatty() else "reviewer"),
+            first=first or str(declared.calendar.first if declared.calendar else ""),
+        )
+    print_summary(loop, seconds=time.monotonic() - begun, peak_bytes=memory.peak)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, pipeline: PipelineOption = ""
+) -> None:
+    """Show versions, open questions, what is next, what failed.
+
+    Example: sundial status
+    """
+    settings, declared = open_pipeline(pipeline)
+    from sundial.operations.status import read_status
+    from sundial.operations.summary import print_status
+
+    found = read_status(settings, declared)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_status(found, settings)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port; SUNDIAL_SERVE_PORT or 8010 by default.")] = 0,
+    pipeline: PipelineOption = "",
+) -> None:
+    """Run the model server; it follows the production alias.
+
+    Example: sundial serve --port 8010
+    """
+    settings, declared = open_pipeline(pipeline)
+    from sundial.serving.server import serve as run_server
+
+    run_server(declared.name, settings, port=port or settings.serve_port)
+
+
+@app.command()
+def shadow(
+    once: Annotated[bool, typer.Option(help="Score what is logged now, and stop.")] = False,
+    pipeline: PipelineOption = "",
+) -> None:
+    """Run the shadow scorer; it follows the shadow alias.
+
+    Example: sundial shadow --once
+    """
+    settings, declared = open_pipeline(pipeline)
+    from sundial.serving.shadow import score_shadow
+
+    score_shadow(declared.name, settings, once=once)
+
+
+@app.command()
+def traffic(
+    start: Annotated[str, typer.Option("--from", help="First event time.")],
+    end: Annotated[str, typer.Option("--to", help="Event time to stop before.")],
+    rate: Annotated[float, typer.Option(help="Requests a second; 0 is as fast as they are answered.")] = 0.0,
+    pipeline: PipelineOption = "",
+) -> None:
+    """Replay the requests of a time to the model server.
+
+    Example: sundial traffic --from 2013-10-07 --to 2013-10-14
+    """
+    settings, declared = open_pipeline(pipeline)
+    import pandas as pd
+    from tqdm import tqdm
+
+    from sundial.operations.traffic import Replay
+
+    replay = Replay(declared, pd.Timestamp(start), pd.Timestamp(end), settings.serve_url, rate=rate or None)
+    with tqdm(total=replay.total, unit="request", disable=not sys.stderr.isatty()) as bar:
+
+        def show(sent: int) -> None:
+            bar.update(sent - bar.n)
+
+        result = replay.run(show)
+    print(
+        f"{result.sent:,} requests, {result.failed} failed, {result.seconds:.1f} s, p50 {result.quantile(0.5):.1f} ms, "
+        f"p99 {result.quantile(0.99):.1f} ms, by version {dict(result.versions)}"
+    )
+    if result.failed:
+        raise SundialError(f"{result.failed} requests failed: {result.first_error}")
