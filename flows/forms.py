@@ -12,10 +12,19 @@ from sundial.release.approval import evidence_summary
 from sundial.runs import Run
 
 
+def _as_choice(schema: dict[str, Any]) -> None:
+    """Make a choice of one a choice: what the schema calls a constant, Prefect's UI lets nobody fill in."""
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+
+
 def _form(name: str, pipeline: Pipeline, decisions: tuple[str, ...], question: str) -> type[RunInput]:
     """Build a form: a decision without a default, a name (one of the approvers, where they are named), a reason."""
+    question = f"{question} (The list opens at its arrow.)"  # Prefect's dialog closes one opened beside it
     who: Any = Literal[pipeline.approvers] if pipeline.approvers else str
-    rules: dict[str, Any] = {} if pipeline.approvers else {"min_length": 2, "max_length": 80}
+    rules: dict[str, Any] = {"min_length": 2, "max_length": 80}
+    if pipeline.approvers:
+        rules = {"json_schema_extra": _as_choice}
     return create_model(
         name,
         __base__=RunInput,

@@ -254,3 +254,35 @@ def test_feedback_keeps_the_newest_choice(release):
     frame = open_in(release, "04_build_training_set", as_of="2013-10-30").feedback()
 
     assert {1: 3.0, 2: 3.0, 3: 2.0} == dict(zip(frame["parcel_id"], frame["weight"], strict=True))
+
+
+def test_labels_are_those_known_then_with_the_entity_as_text(release):
+    """A number is text in the prediction log, and labels are joined to it; a label known later is not there."""
+    stage = open_in(release, "10_compare_shadow", as_of="2013-10-02")
+    labels = stage.labels("2013-09-25", "2013-10-02")
+
+    assert {"parcel_id", "late", "label_known_at"} == set(labels.columns)
+    assert all(isinstance(parcel, str) for parcel in labels["parcel_id"])
+    assert labels["label_known_at"].max() <= pd.Timestamp("2013-10-02")
+    assert len(labels) > 200
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda frame: frame.drop(columns="label_known_at"), "gave no column label_known_at"),
+        (lambda frame: pd.concat([frame, frame.head(2)]), "gave 2 labels of entities that have one already"),
+        (
+            lambda frame: frame.assign(label_known_at=pd.Timestamp("2014-01-01")),
+            "labels that were not known yet at 2013-10-02",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_right_are_refused(release, monkeypatch, change, said):
+    """A missing column, an entity with two labels, and a label from the future are errors, not figures."""
+    import tiny
+
+    honest = tiny.labels
+    monkeypatch.setattr(tiny, "labels", lambda *moments: change(honest(*moments)))
+    with pytest.raises(PipelineError, match=said):
+        open_in(release, "10_compare_shadow", as_of="2013-10-02").labels("2013-09-25", "2013-10-02")

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sundial import scraps as _scraps
-from sundial.errors import ArtifactNotFoundError, ScrapError, nearest
+from sundial.errors import ArtifactNotFoundError, PipelineError, ScrapError, nearest
 from sundial.formats import hash_file, read_value, write_value
 from sundial.pipeline import Pipeline, StageSpec, load_pipeline
 from sundial.runs import Run, create_run, latest_run, list_runs, now, open_run
@@ -169,6 +169,47 @@ class Stage:
             hint=nearest(stage, self.pipeline.stages) if stage not in self.pipeline.stages else f"run {stage} first",
         )
 
+    def labels(self, start: Any, end: Any) -> pd.DataFrame:
+        """Load the labels known at ``as_of``, from the function that pipeline.yaml names under ``hooks.labels``.
+
+        Parameters
+        ----------
+        start, end : Timestamp or str
+            Of events in ``[start, end)``.
+
+        Returns
+        -------
+        DataFrame
+            The entity as text, as the prediction log has it; the label; and ``label_known_at``. One row an entity.
+
+        Raises
+        ------
+        PipelineError
+            When a column is missing, an entity stands twice, or a label was not known yet at ``as_of``.
+        """
+        entity, label = self.pipeline.entity, self.pipeline.label.column
+        found: pd.DataFrame = self.pipeline.hook("labels")(self.as_of, pd.Timestamp(start), pd.Timestamp(end))
+        target = self.pipeline.hooks.labels
+        columns = (entity, label, "label_known_at")
+        missing = [name for name in columns if name not in found.columns]
+        if missing:
+            raise PipelineError(f"{target} gave no column {', '.join(missing)}", hint=f"it gives {', '.join(columns)}")
+        found = found.assign(**{entity: found[entity].astype(str)})
+        twice = found.loc[found[entity].duplicated(), entity]
+        if len(twice):
+            raise PipelineError(
+                f"{target} gave {len(twice):,} labels of entities that have one already, such as {twice.iloc[0]!r}",
+                hint="one row an entity",
+            )
+        early = found.loc[found["label_known_at"] > self.as_of]
+        if len(early):
+            raise PipelineError(
+                f"{target} gave {len(early):,} labels that were not known yet at {self.as_of:%Y-%m-%d}, such as "
+                f"that of {early[entity].iloc[0]!r}, known at {early['label_known_at'].iloc[0]}",
+                hint="leave out labels whose label_known_at is after as_of",
+            )
+        return found
+
     def feedback(self) -> pd.DataFrame | None:
         """Load the examples that reviews of production chose for the next training set.
 
@@ -176,7 +217,7 @@ class Stage:
         -------
         DataFrame or None
             Those of all reviews dated ``as_of`` or earlier, newest choice first for an entity chosen twice; None when
-            there are none. They are recorded as inputs of this stage.
+            there are none. They are recorded as inputs of this stage. The entity is text, as in the prediction log.
         """
         stage, output = "13_review_production", "hard_examples"
         frames: list[tuple[pd.Timestamp, pd.DataFrame]] = []

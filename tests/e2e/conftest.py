@@ -79,6 +79,15 @@ class System:
         """Find the flow run that works on a run."""
         return self.api.find(self.pipeline.name, flow=flow, run=run.name)[0]
 
+    def candidate(self, as_of: str) -> tuple[Run, FlowRun]:
+        """Make a candidate, replay its week, compare it; give its run and the question it asks."""
+        loop = self.loop(as_of)
+        day = pd.Timestamp(as_of)
+        run = loop.release(day)
+        loop.replay(day, day + self.pipeline.schedule.soak, "shadow week")
+        loop.advance("comparison", run)
+        return run, self.wait(self.flow_run("promotion", run), ("PAUSED",))
+
     def now(self, flow_run: FlowRun) -> None:
         """Start a flow run now that waits, or has failed."""
         self.api.set_state(flow_run, "SCHEDULED", name="Scheduled", message="a test goes on")

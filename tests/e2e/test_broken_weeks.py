@@ -27,7 +27,8 @@ def assert_broken(system: System, flow_run, stage: str) -> None:
     assert b"sabotage" in (run.stage_folder(stage) / "report.html").read_bytes()
     notice = read_notices(system.settings)[-1]
     assert stage in notice["reason"]
-    page = httpx.get(f"{system.settings.serve_url}/reports/{run.name}/{stage}/report.html", trust_env=False)
+    address = f"{system.settings.serve_url}/reports/{run.name}/{stage}/report.html"
+    page = httpx.get(address, follow_redirects=True, trust_env=False)
     assert 200 == page.status_code
 
 

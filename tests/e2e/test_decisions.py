@@ -21,16 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ANSWER = {"decision": "approve", "name": "reviewer", "reason": "as the evidence says"}
 
 
-def candidate(system: System, as_of: str):
-    """Make a candidate, replay its week, compare it, and give its run and the question it asks."""
-    loop = system.loop(as_of)
-    day = pd.Timestamp(as_of)
-    run = loop.release(day)
-    loop.replay(day, day + system.pipeline.schedule.soak, "shadow week")
-    loop.advance("comparison", run)
-    return run, system.wait(system.flow_run("promotion", run), ("PAUSED",))
-
-
 def test_the_first_model_needs_no_comparison_but_an_approval(system: System, in_production: int):
     """Version 1 answers, and the decision stands in its run with name, reason, time and evidence."""
     run = latest_run("tiny", as_of="2013-09-30", settings=system.settings)
@@ -50,7 +40,7 @@ def test_the_schedule_has_produced_its_next_releases(system: System):
 
 def test_a_killed_worker_loses_no_question_and_promotion_loses_no_request(system: System, in_production: int):
     """Worker killed while a person thinks, started again, resumed: promoted under load without a failed request."""
-    _, question = candidate(system, "2013-10-07")
+    _, question = system.candidate("2013-10-07")
     worker = system.service("worker")
     os.killpg(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
@@ -111,7 +101,7 @@ def test_monitoring_and_review_write_what_the_next_release_trains_on(system: Sys
 def test_a_rejected_candidate_ends_rejected_and_leaves_the_shadow(system: System, in_production: int):
     """The flow run's state is named Rejected, production is untouched, and nothing is in shadow."""
     before = system.production()
-    run, question = candidate(system, "2013-10-28")
+    run, question = system.candidate("2013-10-28")
 
     system.api.answer(question, {**ANSWER, "decision": "reject", "reason": "not before the holidays"})
     ended = system.wait(question, ENDED)
@@ -126,7 +116,7 @@ def test_a_rejected_candidate_ends_rejected_and_leaves_the_shadow(system: System
 def test_changed_evidence_is_refused_and_a_newer_candidate_supersedes(system: System, in_production: int):
     """Approving what was changed since it was shown fails and promotes nothing; a newer candidate ends older waits."""
     before = system.production()
-    run, question = candidate(system, "2013-11-04")
+    run, question = system.candidate("2013-11-04")
     executed = run.stage_folder("07_evaluate_model") / "notebook.ipynb"
     whole = executed.read_bytes()
     executed.write_bytes(whole.replace(b"roc_auc", b"roc_AUC"))
@@ -138,7 +128,7 @@ def test_changed_evidence_is_refused_and_a_newer_candidate_supersedes(system: Sy
     assert before == system.production()
 
     executed.write_bytes(whole)
-    older, waiting = candidate(system, "2013-11-11")
+    older, waiting = system.candidate("2013-11-11")
     newer = system.loop("2013-11-18").release(pd.Timestamp("2013-11-18"))
     superseded = system.api.read(waiting)
 

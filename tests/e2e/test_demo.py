@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,26 +26,58 @@ NOTEBOOKS = sorted(
 )
 
 
+COMMAND = [sys.executable, "-m", "sundial", "demo", "--approve", "reviewer"]
+
+
+def left_behind(artifacts: Path) -> list[list[str]]:
+    """List what still runs and knows these artifacts."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("SUNDIAL_ARTIFACTS") == str(artifacts):
+                found.append(process.cmdline())
+        except psutil.Error:
+            continue
+    return found
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Run the demo as a newcomer does; give what it printed, and its artifacts."""
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
+    """Start the demo as a newcomer does, press Ctrl-C at its first stages; give output, code, artifacts."""
     artifacts = tmp_path_factory.mktemp("demo") / "artifacts"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SUNDIAL_ARTIFACTS", str(artifacts))
         patch.setenv("SUNDIAL_PREFECT_PORT", str(free_port()))
         patch.setenv("SUNDIAL_SERVE_PORT", str(free_port()))
         patch.delenv("SUNDIAL_ROOT", raising=False)
-        done = subprocess.run(
-            [sys.executable, "-m", "sundial", "demo", "--approve", "reviewer"],
-            capture_output=True,
+        demo = subprocess.Popen(
+            COMMAND,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            timeout=800,
             stdin=subprocess.DEVNULL,
-            check=False,
+            start_new_session=True,
         )
-        assert 0 == done.returncode, done.stdout + done.stderr
-        yield done.stdout, artifacts
+        deadline = time.monotonic() + 240
+        while not list(artifacts.glob("runs/*/02_filter_data/stage.json")):
+            assert demo.poll() is None, demo.communicate()[0]
+            assert time.monotonic() < deadline, "no stage has begun"
+            time.sleep(0.2)
+        os.killpg(demo.pid, signal.SIGINT)
+        printed, _ = demo.communicate(timeout=60)
+        yield printed, demo.returncode, artifacts
+
+
+@pytest.fixture(scope="module")
+def demo(interrupted: tuple[str, int, Path]) -> tuple[str, Path]:
+    """Run the demo again, to its end; give what it printed, and its artifacts."""
+    artifacts = interrupted[-1]
+    done = subprocess.run(
+        COMMAND, capture_output=True, text=True, cwd=ROOT, timeout=800, stdin=subprocess.DEVNULL, check=False
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout, artifacts
 
 
 def releases(artifacts: Path) -> list[Run]:
@@ -51,6 +85,25 @@ def releases(artifacts: Path) -> list[Run]:
     return [
         run for run in list_runs("flights", kind="release", settings=load_settings()) if artifacts in run.folder.parents
     ]
+
+
+def test_ctrl_c_ends_everything_and_says_so(interrupted: tuple[str, int, Path]):
+    """Exit code 130, one sentence, no traceback, and no process left behind."""
+    printed, code, artifacts = interrupted
+
+    assert 130 == code, printed
+    assert "The demo starts clean." in printed
+    assert "interrupted; everything it started has been ended" in printed
+    assert "Traceback" not in printed
+    assert [] == left_behind(artifacts)
+
+
+def test_an_interrupted_demo_goes_on_and_says_so(demo: tuple[str, Path]):
+    """The second start says that it goes on, and the first release keeps the run that it had begun."""
+    printed, artifacts = demo
+
+    assert "this one goes on where it stopped" in printed
+    assert 1 == len([run for run in releases(artifacts) if f"{run.as_of:%Y-%m-%d}" == "2013-09-30"])
 
 
 def test_it_turns_the_loop_and_says_what_happened(demo: tuple[str, Path]):
@@ -69,16 +122,7 @@ def test_it_turns_the_loop_and_says_what_happened(demo: tuple[str, Path]):
 
 def test_it_leaves_no_process_behind(demo: tuple[str, Path]):
     """Nothing that knows the demo's artifacts runs after it."""
-    _, artifacts = demo
-    left = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get("SUNDIAL_ARTIFACTS") == str(artifacts):
-                left.append(process.cmdline())
-        except psutil.Error:
-            continue
-
-    assert [] == left
+    assert [] == left_behind(demo[-1])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
