@@ -137,8 +137,7 @@ def test_only_approvers_decide(judged: Run, pipeline: Pipeline, settings: Settin
 def test_newer_candidate_supersedes(
     judged: Run, make_run: Callable[..., Run], pipeline: Pipeline, settings: Settings
 ) -> None:
-    """An older candidate cannot be approved any more; an older date, or a release without a candidate, is no newer."""
-    finish(make_run("2013-09-23"), "09_deploy_shadow")
+    """An older candidate cannot be approved any more; a release without a candidate supersedes nothing."""
     without = make_run("2013-10-07")
     assert superseding(judged, settings) is None
     finish(without, "09_deploy_shadow")
@@ -147,14 +146,16 @@ def test_newer_candidate_supersedes(
     assert superseding(without, settings) is None
 
 
-def test_same_date_again_supersedes(judged: Run, make_run: Callable[..., Run], settings: Settings) -> None:
-    """Of two candidates of one date the one made last counts."""
-    manifest = judged.manifest()
+@pytest.mark.parametrize("as_of", ["2013-09-30", "2013-09-23"])
+def test_the_candidate_made_last_supersedes(
+    judged: Run, make_run: Callable[..., Run], settings: Settings, as_of: str
+) -> None:
+    """The one made last is in shadow, and counts: also of the same date, or of an older one."""
     judged.update(created="2000-01-01T00:00:00+00:00")
-    again = make_run("2013-09-30")
+    again = make_run(as_of)
     finish(again, "09_deploy_shadow")
-    assert manifest["as_of"] == again.manifest()["as_of"]
     assert again == superseding(judged, settings)
+    assert superseding(again, settings) is None
 
 
 def test_decided_once(judged: Run, pipeline: Pipeline, settings: Settings) -> None:

@@ -162,10 +162,10 @@ def superseding(run: Run, settings: Settings | None = None) -> Run | None:
     Returns
     -------
     Run or None
-        None when this one's candidate is the newest: by release date, and of one date the one made last.
+        None when this one's candidate was made last, and so is the one in shadow. The release date says nothing: a
+        calendar begins anew after its last week, and a week may be released again.
     """
-    # list_runs gives those made last last, and sorting keeps that order among runs of one date
-    releases = sorted(list_runs(run.pipeline, kind="release", settings=settings), key=lambda item: item.as_of)
+    releases = list_runs(run.pipeline, kind="release", settings=settings)  # those made last last
     candidates = [item for item in releases if item.name == run.name or item.succeeded("09_deploy_shadow")]
     return None if not candidates or candidates[-1].name == run.name else candidates[-1]
 
