@@ -7,7 +7,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 STRIP := $(BIN)/nbstripout --keep-id --extra-keys "metadata.language_info metadata.papermill cell.metadata.papermill"
-NOTEBOOKS := find notebooks tests -name '*.ipynb' -not -path '*/.*'
+NOTEBOOKS := find notebooks tests lib/sundial/templates -name '*.ipynb' -not -path '*/.*'
 
 # nothing here reports home
 export MLFLOW_DISABLE_TELEMETRY := true

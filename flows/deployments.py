@@ -14,8 +14,9 @@ from flows.promotion import promotion
 from flows.release import release
 from flows.review import review
 from flows.rollback import rollback
-from sundial.execution.kernels import start_kernel_server
+from sundial.execution.kernels import kernel_server
 from sundial.pipeline import list_pipelines, load_pipeline
+from sundial.settings import load_settings
 
 
 def main(names: list[str]) -> None:
@@ -39,7 +40,7 @@ def main(names: list[str]) -> None:
             flow.to_deployment(name, tags=[*tags, f"flow:{flow.name}"])
             for flow in (comparison, promotion, monitoring, review, rollback)
         ]
-    with start_kernel_server():
+    with kernel_server(load_settings()):
         # a clean stop must not switch the schedule off
         serve(*deployments, pause_on_shutdown=False, print_starting_message=False)
 

@@ -13,7 +13,7 @@ import pytest
 from sundial.pipeline import list_pipelines, load_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (ROOT / "notebooks", ROOT / "tests" / "tiny" / "notebooks")
+FOLDERS = (ROOT / "notebooks", ROOT / "tests" / "tiny" / "notebooks", ROOT / "lib" / "sundial" / "templates")
 NOTEBOOKS = sorted(
     path for folder in FOLDERS for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
 )

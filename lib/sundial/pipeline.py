@@ -53,6 +53,8 @@ class Pipeline(Strict):
         Columns whose values are watched one by one.
     approvers : tuple of str
         Who may approve; empty lets anybody who can open the form.
+    serve_port_offset : int
+        Its model server listens on ``SUNDIAL_SERVE_PORT`` plus this, so that pipelines can live side by side.
     stages : dict of str to StageSpec
         In order of execution; the lifecycle's five are added.
     gates : Gates
@@ -73,6 +75,7 @@ class Pipeline(Strict):
     label: LabelSpec
     segments: tuple[str, ...] = ()
     approvers: tuple[str, ...] = ()
+    serve_port_offset: Annotated[int, Field(ge=0, le=1000)] = 0
     stages: dict[str, StageSpec]
     gates: Gates = Gates()
     hooks: Hooks

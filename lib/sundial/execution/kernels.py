@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty
 from typing import Any, Literal
@@ -37,7 +38,7 @@ from sundial.execution.forkserver import (
 from sundial.execution.watch import Watch
 from sundial.settings import Settings
 
-__all__ = ["KernelClient", "KernelManager", "Provisioner", "choose_socket", "start_kernel_server"]
+__all__ = ["KernelClient", "KernelManager", "Provisioner", "choose_socket", "kernel_server", "start_kernel_server"]
 
 logger = logging.getLogger("sundial.execution")
 Choice = Literal["auto", "fork", "process"]
@@ -64,6 +65,27 @@ def choose_socket(settings: Settings) -> str:
     if settings.kernel == "fork" and not settings.kernel_socket:
         logger.warning("SUNDIAL_KERNEL is fork, but no kernel server runs: the notebook gets a process of its own")
     return settings.kernel_socket
+
+
+@contextlib.contextmanager
+def kernel_server(settings: Settings) -> Iterator[Settings]:
+    """Have a kernel server for a while, where forking is sound and wanted and no worker has one already.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``kernel`` says what is wanted, ``kernel_socket`` where a server is.
+
+    Yields
+    ------
+    Settings
+        With the address of the server; as they were where there is none.
+    """
+    if settings.kernel == "process" or settings.kernel_socket or sys.platform != "linux":
+        yield settings
+        return
+    with start_kernel_server() as server:
+        yield settings.model_copy(update={"kernel_socket": str(server.socket)})
 
 
 class Provisioner(LocalProvisioner):
