@@ -12,11 +12,12 @@ import pytest
 from sundial.cli import app, main
 
 COMMANDS = ["up", "release", "approve", "rollback", "status", "serve", "shadow", "traffic", "run", "report", "demo"]
+COMMANDS += ["new", "try"]
 
 
 def test_there_is_a_command_for_each_thing_a_person_does():
     """The commands that the README names are there."""
-    names = {command.callback.__name__ for command in app.registered_commands}
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
 
     assert set(COMMANDS) == names
 
