@@ -81,6 +81,18 @@ def test_a_demo_on_a_taken_port_starts_nothing(
     assert "the Prefect server needs" in capsys.readouterr().err
 
 
+def test_a_demo_where_nothing_can_be_written_starts_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Exit code 1, the folder, and the variable that names another; /proc takes no folder, from root neither."""
+    monkeypatch.setenv("SUNDIAL_ARTIFACTS", "/proc/sundial")
+
+    assert 1 == main(["demo", "--approve", "reviewer"])
+    error = capsys.readouterr().err
+    assert "/proc/sundial cannot be written to" in error
+    assert "SUNDIAL_ARTIFACTS" in error
+
+
 def test_run_refuses_a_parameter_without_a_value(project: Path, capsys: pytest.CaptureFixture[str]):
     """--set wants name=value."""
     assert 1 == main(["run", "06_train_model", "--set", "max_iter"])

@@ -24,7 +24,7 @@ from sundial.formats import read_json, write_json_atomically
 from sundial.operations.prefect_api import OPEN, FlowRun, PrefectApi
 from sundial.operations.services import Supervisor
 from sundial.operations.status import wait_for_version
-from sundial.operations.system import bring_up
+from sundial.operations.system import bring_up, check_ports, check_writable
 from sundial.operations.traffic import Replay, Traffic
 from sundial.pipeline import Pipeline
 from sundial.release.registry import Registry
@@ -345,6 +345,8 @@ def turn_once(settings: Settings, pipeline: Pipeline, *, approver: str, first: s
     Loop
         What happened.
     """
+    check_writable(settings)
+    check_ports(settings)  # before anything of an earlier demo is cleared
     with Supervisor(settings) as supervisor:
         said = prepare(settings, pipeline)
         loop = Loop(pipeline, settings, approver, pd.Timestamp(first))

@@ -10,6 +10,7 @@ from sundial.errors import ServiceError
 from sundial.operations.prefect_api import FlowRun, PrefectApi
 from sundial.operations.services import (
     Supervisor,
+    check_port,
     model_server,
     prefect_server,
     shadow_scorer,
@@ -40,6 +41,19 @@ def check_writable(settings: Settings) -> None:
             f"{settings.artifacts} cannot be written to: {error.strerror}",
             hint="make it writable, or set SUNDIAL_ARTIFACTS to a folder that is",
         ) from error
+
+
+def check_ports(settings: Settings) -> None:
+    """Refuse ports that are taken, before anything is started.
+
+    Raises
+    ------
+    PortInUseError
+        See :func:`sundial.operations.services.check_port`.
+    """
+    if "PREFECT_API_URL" not in os.environ:
+        check_port(settings.host, settings.prefect_port, "the Prefect server")
+    check_port(settings.host, settings.serve_port, "the model server")
 
 
 def bring_up(supervisor: Supervisor, pipeline: Pipeline, *, say: Callable[[str], None]) -> None:
