@@ -94,10 +94,27 @@ def test_an_unknown_key_names_line_and_nearest(path, text, old, new, where, hint
         ("  maturity: 2 days", "  maturity: 2 parsecs", "  maturity", "'2 parsecs' is not a duration"),
         ("  maturity: 2 days", "  maturity: 2", "  maturity", "2 is not a duration"),
         ("segments: [shop]", "segments: shop", "segments", "valid tuple"),
+        ("segments: [shop]", "segments: [7]", "segments", "a segment is a column, or a name with its columns"),
+        ("segments: [shop]", "segments: [{a: [b], c: [d]}]", "segments", "a segment is a column, or a name with its"),
+        ("segments: [shop]", "segments: [route: shop]", "segments", "valid tuple"),
+        ("segments: [shop]", "segments: [route: []]", "segments", "at least 1 item"),
+        ("segments: [shop]", "segments: [shop, shop: [size]]", "segments", "segment 'shop' stands twice"),
+        ("      at_least: 500", "      allowed_harm: -1", "      allowed_harm", "greater than or equal to 0"),
+        (
+            "      at_least: 500",
+            "      allowed_harm: 0\n      allowed_drop: 0",
+            "    - gate: enough",
+            "allowed_drop judges a difference and stands alone",
+        ),
         ("approvers: [reviewer]", "approvers: [1]", "approvers", "valid string"),
         ("      at_least: 500", "      at_least: .nan", "      at_least: .nan", "finite number"),
         ("      at_least: 500", "      at_least: many", "      at_least: many", "valid number"),
-        ("      at_least: 500", "      min_rows: 5", "    - gate: enough", "a gate needs at_least, at_most, equals or"),
+        (
+            "      at_least: 500",
+            "      min_rows: 5",
+            "    - gate: enough",
+            "a gate needs at_least, at_most, equals, allowed_drop or",
+        ),
         ("      at_least: 500", "      min_rows: 0", "      min_rows", "greater than or equal to 1"),
         ("      at_least: 500", "      allowed_drop: -1", "      allowed_drop", "greater than or equal to 0"),
         (
@@ -223,6 +240,16 @@ def test_a_lifecycle_stage_can_be_changed_in_part(path, text):
         update={"timeout": timedelta(hours=1)}
     )
     assert list(tiny.stages)[-5:] == list(LIFECYCLE)
+
+
+def test_a_segment_may_have_several_columns(path, text):
+    """A column is a segment of its own name; a name with columns is one for each combination of their values."""
+    tiny = parse_pipeline(text.replace("segments: [shop]", "segments: [shop, route: [shop, size]]"), path)
+
+    assert [(segment.name, segment.columns) for segment in tiny.segments] == [
+        ("shop", ("shop",)),
+        ("route", ("shop", "size")),
+    ]
 
 
 def test_a_scheduled_week_stands_for_a_week_of_the_data(project, path, text):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sundial.errors import SettingsError
 from sundial.settings import parse_duration
@@ -44,6 +45,45 @@ class LabelSpec(Strict):
     column: str
     delay: Duration
     maturity: Duration
+
+
+class SegmentSpec(Strict):
+    """One way to cut the requests into groups that are watched one by one.
+
+    Attributes
+    ----------
+    name : str
+        What reports call it.
+    columns : tuple of str
+        Each combination of their values is a group.
+    """
+
+    name: str
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _segment(value: Any) -> Any:
+    """Read ``shop`` as the column of that name, and ``route: [origin, dest]`` as a name and its columns."""
+    if isinstance(value, str):
+        return {"name": value, "columns": (value,)}
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, columns),) = value.items()
+        return {"name": name, "columns": columns}
+    if isinstance(value, SegmentSpec):
+        return value
+    raise ValueError("a segment is a column, or a name with its columns, such as 'route: [origin, dest]'")
+
+
+def _unlike(segments: tuple[SegmentSpec, ...]) -> tuple[SegmentSpec, ...]:
+    names = [segment.name for segment in segments]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"segment {twice!r} stands twice")
+    return segments
+
+
+Segment = Annotated[SegmentSpec, BeforeValidator(_segment)]
+Segments = Annotated[tuple[Segment, ...], AfterValidator(_unlike)]
 
 
 class StageSpec(Strict):
@@ -86,8 +126,11 @@ class Gate(Strict):
     allowed_drop : float, optional
         For a difference candidate - production, positive when the candidate is better: the low end of its
         interval may not be below minus this.
+    allowed_harm : float, optional
+        For a comparison segment by segment (see `sundial.evaluation.guardrail`): no segment's whole interval may lie
+        below minus this. Stands alone.
     min_rows : int, optional
-        Fewest rows that the number may rest on.
+        Fewest rows that the number may rest on; with `allowed_harm`, those of the segments that could be judged.
     """
 
     gate: str
@@ -96,14 +139,18 @@ class Gate(Strict):
     at_most: Bound | None = None
     equals: Bound | None = None
     allowed_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    allowed_harm: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     min_rows: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Gate:
-        if self.at_least is None and self.at_most is None and self.equals is None and self.allowed_drop is None:
-            raise ValueError("a gate needs at_least, at_most, equals or allowed_drop")
-        if self.allowed_drop is not None and (self.at_least, self.at_most, self.equals) != (None, None, None):
-            raise ValueError("allowed_drop judges a difference and stands alone")
+        alone = {"allowed_drop": self.allowed_drop, "allowed_harm": self.allowed_harm}
+        given = [name for name, bound in alone.items() if bound is not None]
+        bounded = (self.at_least, self.at_most, self.equals) != (None, None, None)
+        if not given and not bounded:
+            raise ValueError("a gate needs at_least, at_most, equals, allowed_drop or allowed_harm")
+        if given and (bounded or len(given) > 1):
+            raise ValueError(f"{given[0]} judges a difference and stands alone")
         if "." not in self.scrap:
             raise ValueError("scrap must be 'stage.scrap', such as '07_evaluate_model.rows'")
         return self
@@ -195,7 +242,7 @@ LIFECYCLE: dict[str, StageSpec] = {
             "08_evaluate_business/policy",
             "09_deploy_shadow/deployment",
         ),
-        outputs=("comparison", "joined"),
+        outputs=("comparison", "segments", "joined"),
     ),
     "11_promote_model": StageSpec(
         inputs=("08_evaluate_business/policy", "09_deploy_shadow/deployment"), outputs=("promotion",)

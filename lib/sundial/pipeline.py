@@ -25,6 +25,7 @@ from sundial.declarations import (
     Hooks,
     LabelSpec,
     Schedule,
+    Segments,
     StageSpec,
     Strict,
 )
@@ -49,8 +50,8 @@ class Pipeline(Strict):
         Column with the time of the event.
     label : LabelSpec
         What is predicted, and when it is known.
-    segments : tuple of str
-        Columns whose values are watched one by one.
+    segments : tuple of SegmentSpec
+        Columns, and combinations of columns, whose values are watched one by one.
     approvers : tuple of str
         Who may approve; empty lets anybody who can open the form.
     serve_port_offset : int
@@ -73,7 +74,7 @@ class Pipeline(Strict):
     entity: str
     event_time: str
     label: LabelSpec
-    segments: tuple[str, ...] = ()
+    segments: Segments = ()
     approvers: tuple[str, ...] = ()
     serve_port_offset: Annotated[int, Field(ge=0, le=1000)] = 0
     stages: dict[str, StageSpec]

@@ -11,8 +11,9 @@ import pytest
 from sundial.evaluation.comparison import (
     compare_alerts,
     compare_metrics,
-    compare_segments,
     count_answers,
+    count_errors,
+    describe_health,
     describe_scores,
     join_answers,
     list_swaps,
@@ -203,15 +204,26 @@ def test_no_mature_rows_are_undefined():
     assert math.isnan(compare_metrics(week, label="outcome", value=value)["value"]["difference"]["low"])
 
 
-def test_small_segments_are_marked():
-    """A segment of 140 rows shows its sizes, and no metric."""
-    table = compare_segments(make_week(), ["place"], label="outcome", value=value)
+def test_errors_are_counted_by_what_they_say(joined):
+    """One kind of error, once, with the request to look at; a shadow without errors has an empty table."""
+    table = count_errors(joined)
 
-    assert table.loc[("place", "usual"), "note"] == ""
-    assert table.loc[("place", "rare"), "note"] == "too small"
-    assert table.loc[("place", "rare"), "rows"] == 140
-    assert math.isnan(table.loc[("place", "rare"), "difference"])
-    assert table.loc[("place", "usual"), "low"] > 0
+    assert table.to_dict("index") == {"ValueError: no such category": {"requests": 1, "such as": "d"}}
+    assert count_errors(joined.head(2)).empty
+
+
+def test_health_says_how_far_the_shadow_is_behind():
+    """The lag is the time from production's answer to the shadow's, in seconds."""
+    log = make_log().assign(served_at=pd.Timestamp("2020-01-06", tz="UTC"), latency_ms=2.0)
+    scores = make_scores().assign(scored_at=pd.Timestamp("2020-01-06 00:00:03", tz="UTC"), latency_ms=0.5)
+    health = describe_health(join_answers(log, scores, LABELS, entity="thing", label="outcome"))
+
+    assert health["median"].to_dict() == {
+        "production, ms an answer": 2.0,
+        "shadow, ms a row": 0.5,
+        "shadow behind production, s": 3.0,
+    }
+    assert health["rows"].tolist() == [5, 4, 4]
 
 
 def test_scores_and_latencies_are_summarized():

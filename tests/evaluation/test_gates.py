@@ -16,6 +16,12 @@ def estimate(low: float, middle: float, high: float, rows: int = 6_402) -> dict:
     return {"estimate": middle, "low": low, "high": high, "confidence": 0.95, "rows": rows, "method": "bootstrap"}
 
 
+def guardrail(groups: dict, *, judged: int = 2, too_small: int = 0) -> dict:
+    """Make one figure of a comparison of segments as a notebook records it."""
+    counts = {"judged": judged, "too_small": too_small, "worse": 0, "better": 0, "rows": 1_000, "days": 7}
+    return {**counts, "method": "all sign patterns of 7 days", "groups": groups}
+
+
 SCRAPS = {
     "07_evaluate_model": {
         "rows": 6_402,
@@ -39,7 +45,18 @@ SCRAPS = {
         "first": "no production model",
         "excuse": "no production model today",
     },
-    "10_compare_shadow": {"completeness": 1.0, "money": -12_345.6},
+    "10_compare_shadow": {
+        "completeness": 1.0,
+        "money": -12_345.6,
+        "guardrail": {
+            "recall": guardrail({"shop books": estimate(-0.02, 0.01, 0.04), "shop shoes": estimate(-0.3, -0.2, -0.1)}),
+            "value": guardrail({"shop books": estimate(-40.0, -5.0, 30.0)}, too_small=3),
+        },
+        "many": guardrail({f"shop {number}": estimate(-0.3, -0.2, -0.1) for number in range(12)}),
+        "unjudged": guardrail({}, judged=0),
+        "broken": guardrail({"shop books": {"estimate": 0.1, "low": 0.0, "high": math.nan}}),
+        "odd": guardrail({"shop books": "fine"}),
+    },
 }
 
 
@@ -138,6 +155,75 @@ def test_fails_with_its_own_sentence(scrap, bounds, sentence):
     assert sentence == result.sentence
     assert result.status == "failed"
     assert not result.passed
+
+
+@pytest.mark.parametrize(
+    ("scrap", "bounds", "sentence"),
+    [
+        (
+            "guardrail",
+            {"allowed_harm": 0.0},
+            "the gate fails: one segment figure is worse: recall of shop shoes -0.200 (-0.300 to -0.100) (rows 1,000)",
+        ),
+        (
+            "guardrail.recall",
+            {"allowed_harm": 0.05},
+            "the gate fails: one segment figure is worse by more than the allowed 0.050: recall of shop shoes -0.200 "
+            "(-0.300 to -0.100) (rows 1,000)",
+        ),
+        (
+            "unjudged",
+            {"allowed_harm": 0.0},
+            "the gate fails: unjudged could be judged in no segment (all sign patterns of 7 days) (rows 1,000)",
+        ),
+        (
+            "guardrail.value",
+            {"allowed_harm": 0.0, "min_rows": 2000},
+            "the gate fails: value rests on 1,000 rows, fewer than 2,000 (rows 1,000)",
+        ),
+        (
+            "broken",
+            {"allowed_harm": 0.0},
+            "the gate fails: broken of shop books.high is undefined (rows 1,000)",
+        ),
+        (
+            "odd",
+            {"allowed_harm": 0.0},
+            "the gate fails: odd of shop books is str 'fine', not a number (rows 1,000)",
+        ),
+        (
+            "completeness",
+            {"allowed_harm": 0.0},
+            "the gate fails: completeness is float 1.0 and not a comparison of segments: it has no 'groups'",
+        ),
+    ],
+)
+def test_a_guardrail_names_who_is_harmed(scrap, bounds, sentence):
+    """A segment whose whole interval lies below what is allowed fails the gate by name, and so does judging nothing."""
+    result = judge(scrap, stage="10_compare_shadow", **bounds)
+
+    assert sentence == result.sentence
+    assert result.status == "failed"
+
+
+def test_a_guardrail_names_the_first_of_many():
+    """Of twelve harmed segments eight are named and four counted."""
+    result = judge("many", stage="10_compare_shadow", allowed_harm=0.0)
+
+    assert "12 segment figures are worse: many of shop 0 -0.200" in result.sentence
+    assert "shop 7 -0.200 (-0.300 to -0.100) and 4 more" in result.sentence
+
+
+def test_a_guardrail_passes_and_says_what_it_could_not_judge():
+    """Harm within what is allowed passes, and the sentence counts the segments that were too small."""
+    result = judge("guardrail.recall", stage="10_compare_shadow", allowed_harm=0.1)
+    value = judge("guardrail.value", stage="10_compare_shadow", allowed_harm=0.0, min_rows=1000)
+
+    assert (result.status, result.observed) == ("passed", -0.1)
+    assert value.sentence == (
+        "the gate: value none shown to be worse: value in 2 segments (3 too small to judge), "
+        "asked no segment worse than production, on 1,000 rows or more (rows 1,000)"
+    )
 
 
 def test_stage_that_recorded_nothing_fails():

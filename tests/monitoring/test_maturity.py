@@ -7,7 +7,9 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 
-from sundial.monitoring.maturity import cutoff, ledger, mature
+from sundial.evaluation.gates import judge_gate
+from sundial.monitoring.maturity import compare_with_hasty, cutoff, ledger, mature, stamp
+from sundial.pipeline import Gate
 
 TWO_DAYS = timedelta(days=2)
 
@@ -73,3 +75,31 @@ def test_no_events_make_an_empty_ledger():
 
     assert table.empty
     assert "known_share" in table.columns
+
+
+def test_every_estimate_says_up_to_when_labels_counted():
+    """A stamp reaches estimates at any depth, changes nothing else, and gates read them as before."""
+    recall = {"estimate": 0.5, "low": 0.4, "high": 0.6, "rows": 10}
+    figures = {"last_week": {"recall": recall}, "list": [recall], "rows": 10, "note": "as is"}
+    stamped = stamp(figures, pd.Timestamp("2020-01-12"))
+
+    assert stamped["last_week"]["recall"] == {**recall, "labels_until": "2020-01-12T00:00:00"}
+    assert stamped["list"][0]["labels_until"] == "2020-01-12T00:00:00"
+    assert (stamped["rows"], stamped["note"]) == (10, "as is")
+    assert "labels_until" not in recall
+    gate = Gate(gate="recall", scrap="a.last_week.recall", at_least=0.4)
+    assert judge_gate(gate, {"a": stamped}).passed
+
+
+def test_hasty_figures_stand_beside_the_mature_ones():
+    """For each model and their difference there is what one would have said, and on how many rows."""
+
+    def figures(shift: float, rows: int) -> dict:
+        models = {"production": 0.7, "shadow": 0.72, "difference": 0.02}
+        return {"recall": {who: {"estimate": one + shift, "rows": rows} for who, one in models.items()}}
+
+    table = compare_with_hasty(figures(0.1, 80), figures(0.0, 60))
+
+    assert table.loc["recall", ("production", "hasty")] == 0.7 + 0.1
+    assert table.loc["recall", ("difference", "mature")] == 0.02
+    assert table.loc["recall", "rows"].tolist() == [80, 60]

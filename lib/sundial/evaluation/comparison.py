@@ -8,6 +8,7 @@ All functions take one *joined* frame, a row a request (see `join_answers`), and
 ``shadow_score``, ``shadow_decision``          what the shadow would have answered; NaN and missing where it has not, or
                                               could not
 ``shadow_error``                               why it could not; empty where it could
+``shadow_latency_ms``, ``shadow_scored_at``    how long it took, and when
 label                                          0 or 1; NaN while it is not mature
 ============================================  ========================================================================
 """
@@ -24,7 +25,7 @@ import pandas as pd
 from sundial.evaluation.intervals import Estimate, bootstrap, paired_bootstrap
 from sundial.evaluation.metrics import METRICS, Metric, Value, value_at
 
-SMALL_SEGMENT = 200
+SMALL_SEGMENT = 200  # labelled rows, of one model alone; two models are compared by `guardrail`
 #: Those of METRICS that read scores; the others read decisions.
 OF_SCORES = ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error")
 OF_DECISIONS = ("recall", "precision")
@@ -47,7 +48,8 @@ def join_answers(
         Prediction log: ``request_id``, ``score``, ``decision`` and whatever else was kept. Of a request that was sent
         twice the first answer counts.
     scores : DataFrame
-        Of the shadow: ``request_id``, ``score``, ``decision``, ``error``, and ``latency_ms`` where it was kept.
+        Of the shadow: ``request_id``, ``score``, ``decision``, ``error``, and ``latency_ms`` and ``scored_at`` where
+        they were kept.
     labels : DataFrame, optional
         `entity` and `label`, only the mature ones.
     entity, label : str
@@ -61,7 +63,11 @@ def join_answers(
     ours = log.drop_duplicates("request_id").rename(
         columns={"score": "production_score", "decision": "production_decision"}
     )
-    kept = [name for name in ("request_id", "score", "decision", "error", "latency_ms") if name in scores.columns]
+    kept = [
+        name
+        for name in ("request_id", "score", "decision", "error", "latency_ms", "scored_at")
+        if name in scores.columns
+    ]
     theirs = scores.drop_duplicates("request_id")[kept]
     theirs = theirs.rename(columns=lambda name: name if name == "request_id" else f"shadow_{name}")
     joined = ours.merge(theirs, on="request_id", how="left", validate="one_to_one")
@@ -277,88 +283,45 @@ def compare_metrics(
     return result
 
 
-def compare_segments(
-    joined: pd.DataFrame,
-    segments: Sequence[str],
-    *,
-    label: str,
-    value: Value | None = None,
-    event_time: str = "event_time",
-    small: int = SMALL_SEGMENT,
-) -> pd.DataFrame:
-    """Compare the two models in each value of each segment column.
-
-    Parameters
-    ----------
-    joined : DataFrame
-    segments : sequence of str
-        Columns.
-    label : str
-        Name of the label.
-    value : callable, optional
-        The pipeline's `value` hook.
-    event_time : str
-        Column whose days are resampled.
-    small : int
-        Segments with fewer mature rows are marked, and their metrics left undefined: with so few, the largest of many
-        differences is noise.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by ``segment`` and ``of``, most rows first in each segment: ``rows``, ``mature``, ``label_share``,
-        ``production_alerts`` and ``shadow_alerts`` (shares), ``production_roc_auc``, ``shadow_roc_auc``,
-        ``difference``, ``low`` and ``high`` (of the paired ROC AUC), ``value`` (difference per 1,000), ``note``.
-    """
-    both = scored_by_both(joined)
-    lines = []
-    for column in segments:
-        for name, rows in both.groupby(column, observed=True, sort=True):
-            mature = rows[rows[label].notna()]
-            line: dict[str, Any] = {
-                "segment": column,
-                "of": str(name),
-                "rows": len(rows),
-                "mature": len(mature),
-                "label_share": float(mature[label].mean()),
-                "production_alerts": float(_floats(rows["production_decision"]).mean()),
-                "shadow_alerts": float(_floats(rows["shadow_decision"]).mean()),
-            }
-            enough = len(mature) >= small
-            if enough:
-                compared = compare_metrics(
-                    mature, label=label, value=value, metrics=("roc_auc",), event_time=event_time, resamples=200
-                )
-                auc = compared["roc_auc"]
-                line |= {
-                    "production_roc_auc": auc["production"]["estimate"],
-                    "shadow_roc_auc": auc["shadow"]["estimate"],
-                    "difference": auc["difference"]["estimate"],
-                    "low": auc["difference"]["low"],
-                    "high": auc["difference"]["high"],
-                }
-                if value is not None:
-                    line["value"] = compared["value"]["difference"]["estimate"]
-            lines.append(line | {"note": "" if enough else "too small"})
-    table = pd.DataFrame(lines, columns=list(_SEGMENT_COLUMNS))
-    table = table.sort_values(["segment", "rows"], ascending=[True, False], kind="stable")
-    return table.set_index(["segment", "of"])
-
-
-# fmt: off
-_SEGMENT_COLUMNS = (
-    "segment", "of", "rows", "mature", "label_share", "production_alerts", "shadow_alerts",
-    "production_roc_auc", "shadow_roc_auc", "difference", "low", "high", "value", "note",
-)
-# fmt: on
-
-
 def summarize_latency(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Summarize times that columns hold, in their own unit: rows, median, 90th and 99th percentile, largest."""
     table = frame[list(columns)].describe(percentiles=[0.5, 0.9, 0.99]).T
     return table.rename(columns={"count": "rows", "50%": "median", "max": "largest"})[
         ["rows", "median", "90%", "99%", "largest"]
     ]
+
+
+def describe_health(joined: pd.DataFrame) -> pd.DataFrame:
+    """Summarize how quickly both answer, and how far the shadow is behind.
+
+    Parameters
+    ----------
+    joined : DataFrame
+        With ``latency_ms``, ``served_at``, ``shadow_latency_ms`` and ``shadow_scored_at``.
+
+    Returns
+    -------
+    DataFrame
+        A line each for production's milliseconds to an answer, the shadow's milliseconds a row, and the seconds from
+        production's answer to the shadow's; columns as in `summarize_latency`.
+    """
+    behind = (joined["shadow_scored_at"] - joined["served_at"]).dt.total_seconds()
+    times = pd.DataFrame(
+        {
+            "production, ms an answer": joined["latency_ms"],
+            "shadow, ms a row": joined["shadow_latency_ms"],
+            "shadow behind production, s": behind,
+        }
+    )
+    return summarize_latency(times, list(times.columns))
+
+
+def count_errors(joined: pd.DataFrame, *, most: int = 10) -> pd.DataFrame:
+    """Count the shadow's errors by what they say, most frequent first, with a request to look at."""
+    failed = joined[joined["shadow_error"] != ""]
+    counted = failed.groupby("shadow_error")["request_id"].agg(["size", "first"])
+    counted = counted.sort_values("size", ascending=False, kind="stable").head(most)
+    return counted.rename(columns={"size": "requests", "first": "such as"}).rename_axis("error")
 
 
 def tabulate(compared: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:

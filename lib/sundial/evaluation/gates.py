@@ -3,6 +3,9 @@
 A gate passes only when its number is there, is a number, rests on enough rows and keeps its bounds. Anything else
 fails and says which of these it was. It is skipped in one case only: the notebook recorded, in these words, that there
 is no production model to compare with.
+
+A guardrail (`allowed_harm`) reads a comparison segment by segment: it fails for each segment that was shown to be worse
+off, and names it. It also fails when nothing could be judged, and says how many segments were too small for it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from sundial.pipeline import Gate
 
 NO_PRODUCTION = "no production model"
+
+MOST_NAMED = 8
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -104,9 +109,8 @@ def judge_gate(gate: Gate, scraps: Mapping[str, Mapping[str, Any]]) -> GateResul
         return result("skipped", None, f"{gate.gate}: skipped, there is {NO_PRODUCTION} to compare with")
     except _FailureError as failure:
         return result("failed", failure.observed, f"{gate.gate} fails: {failure.reason}{_row_note(rows)}")
-    return result(
-        "passed", observed, f"{gate.gate}: {name} {_read(found, observed)}, asked {_describe(gate)}{_row_note(rows)}"
-    )
+    said = _read(found, observed) if gate.allowed_harm is None else _read_guardrail(found, name)
+    return result("passed", observed, f"{gate.gate}: {name} {said}, asked {_describe(gate)}{_row_note(rows)}")
 
 
 def judge_gates(gates: Iterable[Gate], scraps: Mapping[str, Mapping[str, Any]]) -> list[GateResult]:
@@ -149,6 +153,9 @@ def _find(path: str, scraps: Mapping[str, Mapping[str, Any]]) -> Any:
 
 def _rows(found: Any) -> int | None:
     rows = found.get("rows") if isinstance(found, Mapping) else None
+    if _is_guardrail(found) and rows is None:
+        known = [_rows(figure) for figure in found.values()]
+        rows = None if None in known else min(item for item in known if item is not None)
     return rows if isinstance(rows, int) and not isinstance(rows, bool) else None
 
 
@@ -191,9 +198,59 @@ def _judge(gate: Gate, name: str, found: Any) -> float:
                 f"{_show(-observed - gate.allowed_drop)} more than the allowed {_show(gate.allowed_drop)}",
                 observed,
             )
+    if gate.allowed_harm is not None:
+        observed = _judge_guardrail(found, name, gate.allowed_harm)
     if observed is None:
         raise _FailureError("the gate asks for nothing")
     return observed
+
+
+def _is_guardrail(found: Any) -> bool:
+    """Tell whether this is what `sundial.evaluation.guardrail.summarize_guardrail` made, or one figure of it."""
+    if not isinstance(found, Mapping) or not found:
+        return False
+    return isinstance(found.get("groups"), Mapping) or all(
+        isinstance(figure, Mapping) and isinstance(figure.get("groups"), Mapping) for figure in found.values()
+    )
+
+
+def _figures(found: Any, name: str) -> dict[str, Any]:
+    return {name: found} if "groups" in found else dict(found)
+
+
+def _judge_guardrail(found: Any, name: str, allowed: float) -> float:
+    """Look for segments whose whole interval lies below what is allowed; return the end that lies lowest."""
+    if not _is_guardrail(found):
+        raise _FailureError(f"{name} is {_kind(found)} and not a comparison of segments: it has no 'groups'")
+    harmed: list[tuple[float, str]] = []
+    lowest = math.inf
+    for figure, summary in _figures(found, name).items():
+        if not _number(summary, _words(figure), "judged") or not summary["groups"]:
+            raise _FailureError(
+                f"{_words(figure)} could be judged in no segment ({summary.get('method', 'no reason was recorded')})"
+            )
+        for group, estimate in summary["groups"].items():
+            what = f"{_words(figure)} of {group}"
+            middle, low, high = (_number(estimate, what, end) for end in ("estimate", "low", "high"))
+            lowest = min(lowest, high)
+            if high < -allowed:
+                harmed.append((high, f"{what} {_show(middle)} ({_show(low)} to {_show(high)})"))
+    if harmed:
+        names = [text for _, text in sorted(harmed, key=lambda item: item[0])]
+        count = f"{len(harmed)} segment figures are" if len(harmed) > 1 else "one segment figure is"
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        limit = f" by more than the allowed {_show(allowed)}" if allowed else ""
+        raise _FailureError(f"{count} worse{limit}: {', '.join(names[:MOST_NAMED])}{more}", lowest)
+    return lowest
+
+
+def _read_guardrail(found: Any, name: str) -> str:
+    """Say what was judged, and what could not be."""
+    parts = [
+        f"{_words(figure)} in {_show(summary['judged'])} segments ({summary.get('too_small', '?')} too small to judge)"
+        for figure, summary in _figures(found, name).items()
+    ]
+    return f"none shown to be worse: {', '.join(parts)}"
 
 
 def _number(found: Any, name: str, end: str) -> float:
@@ -243,6 +300,11 @@ def _describe(gate: Gate) -> str:
         parts.append(f"exactly {_show(gate.equals)}")
     if gate.allowed_drop is not None:
         parts.append(f"at most {_show(gate.allowed_drop)} worse than production")
+    if gate.allowed_harm is not None:
+        parts.append(
+            "no segment worse than production"
+            + (f" by more than {_show(gate.allowed_harm)}" if gate.allowed_harm else "")
+        )
     if gate.min_rows is not None:
         parts.append(f"on {gate.min_rows:,} rows or more")
     return ", ".join(parts)
@@ -266,6 +328,10 @@ def _read(found: Any, observed: float) -> str:
         return _show(observed)
     estimate, low, high = (_show(float(end)) for end in ends if end is not None)
     return f"{estimate} ({low} to {high})"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _row_note(rows: int | None) -> str:

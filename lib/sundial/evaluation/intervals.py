@@ -21,7 +21,7 @@ few clusters
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,8 @@ class Estimate(TypedDict):
         Rows the figure rests on.
     method : str
         How the interval was made, in words.
+    labels_until : str
+        Event time up to which labels were counted, where maturity plays a part: see `sundial.monitoring.maturity`.
     """
 
     estimate: float
@@ -56,6 +58,7 @@ class Estimate(TypedDict):
     confidence: float
     rows: int
     method: str
+    labels_until: NotRequired[str]
 
 
 def bootstrap(

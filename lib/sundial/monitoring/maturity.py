@@ -2,15 +2,20 @@
 
 Labels arrive late, and not evenly: what went well is often known first. A figure on the labels that happen to be here
 is therefore a figure on an easier week. A row counts once it is old enough for its label to be surely known, whatever
-the label is.
+the label is. Two models, or two weeks, are compared on rows that are equally old in this sense, and every figure says
+up to which event its labels were counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+
+Figures = TypeVar("Figures")
 
 
 def cutoff(as_of: pd.Timestamp | str, maturity: timedelta) -> pd.Timestamp:
@@ -55,6 +60,61 @@ def mature(
         The rows strictly before the cutoff, with their index.
     """
     return frame[frame[event_time] < cutoff(as_of, maturity)]
+
+
+def stamp(figures: Figures, labels_until: pd.Timestamp) -> Figures:
+    """Write into estimates the event time up to which labels were counted.
+
+    Parameters
+    ----------
+    figures : Estimate, or dict or list of them to any depth
+        Such as `compare_metrics` returns.
+    labels_until : Timestamp
+        See `cutoff`; where a window ends earlier, that end.
+
+    Returns
+    -------
+    the same
+        A copy, with ``labels_until`` (ISO 8601) in each estimate.
+
+    Examples
+    --------
+    >>> recall = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    >>> stamp({"recall": recall}, pd.Timestamp("2013-10-12"))["recall"]["labels_until"]
+    '2013-10-12T00:00:00'
+    """
+    return _stamp(figures, labels_until.isoformat())  # type: ignore[no-any-return]
+
+
+def _stamp(figures: Any, until: str) -> Any:
+    if isinstance(figures, Mapping):
+        if {"estimate", "low", "high"} <= figures.keys():
+            return {**figures, "labels_until": until}
+        return {name: _stamp(item, until) for name, item in figures.items()}
+    return [_stamp(item, until) for item in figures] if isinstance(figures, list) else figures
+
+
+def compare_with_hasty(hasty: Mapping[str, Mapping[str, Any]], ripe: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Lay what one would have said on the labels that happen to be here beside what the mature ones say.
+
+    Parameters
+    ----------
+    hasty, ripe : dict
+        Estimates by metric and model, as `compare_metrics` returns them: on all labels, and on mature ones.
+
+    Returns
+    -------
+    DataFrame
+        A row a metric; columns ``hasty`` and ``mature`` for each model and their ``difference``, and ``rows``.
+    """
+    lines = {}
+    for name, estimates in ripe.items():
+        line: dict[tuple[str, str], float] = {}
+        for who, estimate in estimates.items():
+            line[who, "hasty"], line[who, "mature"] = hasty[name][who]["estimate"], estimate["estimate"]
+        line["rows", "hasty"], line["rows", "mature"] = (found[name]["difference"]["rows"] for found in (hasty, ripe))
+        lines[name] = line
+    return pd.DataFrame(lines).T
 
 
 def ledger(
