@@ -97,3 +97,21 @@ def test_run_refuses_a_parameter_without_a_value(project: Path, capsys: pytest.C
     """--set wants name=value."""
     assert 1 == main(["run", "06_train_model", "--set", "max_iter"])
     assert "has no '='" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130_and_one_sentence(project: Path):
+    """A command that is interrupted says so, and its exit code is a shell's for an interrupt."""
+    code = (
+        "import os, signal, sys\n"
+        "from sundial.cli import app, main\n"
+        "@app.command()\n"
+        "def wait() -> None:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(main(['wait']))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert 130 == done.returncode
+    assert "sundial: interrupted" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -73,7 +73,7 @@ def test_a_killed_worker_loses_no_question_and_promotion_loses_no_request(system
     assert len(system.pipeline.hook("requests")(pd.Timestamp("2013-10-07"), day)) == len(week)
     assert set(week["request_id"]) <= set(scores["request_id"])
     assert scores["request_id"].is_unique
-    assert scores["error"].isna().all()
+    assert scores["error"].eq("").all()
 
 
 def test_a_second_answer_to_the_same_question_is_refused(system: System, in_production: int):

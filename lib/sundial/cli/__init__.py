@@ -27,13 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
         0 when done, 1 for an error of ours (its sentence is on standard error), 2 for wrong usage, 130 for Ctrl-C.
     """
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)  # what ended it, where that is no error: 130 for Ctrl-C
     except SundialError as error:
         print(f"sundial: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        print("sundial: interrupted; everything it started has been ended", file=sys.stderr)
-        return 130
+        code = 130
     except typer.Exit as error:
         return error.exit_code
     except Exception as error:
@@ -41,4 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"sundial: {error.format_message()}\nTry 'sundial --help'.", file=sys.stderr)
             return int(error.exit_code)
         raise
-    return 0
+    if code == 130:
+        print("sundial: interrupted; everything it started has been ended", file=sys.stderr)
+    return code if isinstance(code, int) else 0
