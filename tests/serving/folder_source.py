@@ -97,10 +97,14 @@ def build_version(root: Path, version: int, *, strict: bool = False, extra: Mapp
     )
     with threadpool_limits(1):  # threads that wait for each other on busy cores would take seconds
         model.fit(frame, label)
-    features = {name: str(dtype) for name, dtype in frame.dtypes.items()}
+    save_version(root, version, model, frame.dropna().head(4), threshold=0.4)
+
+
+def save_version(root: Path, version: int, model: Any, check: pd.DataFrame, *, threshold: float) -> None:
+    """Save a fitted model with its card, as a release would; all rows of ``check`` are its check rows."""
+    features = {name: str(dtype) for name, dtype in check.dtypes.items()}
     folder = root / f"v{version}"
     path = write_value(folder, "model", model)
-    check = frame.dropna().head(4)
     write_json_atomically(
         folder / "model.json",
         {
@@ -110,7 +114,7 @@ def build_version(root: Path, version: int, *, strict: bool = False, extra: Mapp
             "as_of": "2013-10-07T00:00:00",
             "entity": "flight",
             "event_time": "departs",
-            "threshold": 0.4,
+            "threshold": threshold,
             "features": {name: {"dtype": dtype, "kind": ""} for name, dtype in features.items()},
             "sha256": hash_file(path),
             "check": {
@@ -123,4 +127,6 @@ def build_version(root: Path, version: int, *, strict: bool = False, extra: Mapp
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and np.isnan(value):
+        return None
     return value.item() if hasattr(value, "item") else value

@@ -18,7 +18,6 @@ from sundial.errors import PredictionLogError, RequestError
 from sundial.serving import batching
 from sundial.serving.batching import Batcher, Reply, UnavailableError
 from sundial.serving.following import load
-from sundial.serving.payloads import parse_body
 from sundial.serving.predictions import PredictionLog, production_folder, read_log
 from sundial.serving.sources import Loaded
 from sundial.settings import Settings
@@ -29,7 +28,7 @@ ROW = {"distance": 900.0, "minute": 600, "weekend": False, "carrier": "AA"}
 def submit(batcher: Batcher, *rows: dict[str, Any], ids: list[str] | None = None) -> asyncio.Future[Reply]:
     """Submit rows as a request would."""
     document = {"dataframe_records": list(rows), **({"request_ids": ids} if ids else {})}
-    return batcher.submit(parse_body(json.dumps(document).encode()), time.perf_counter())
+    return batcher.submit(json.dumps(document).encode(), time.perf_counter())
 
 
 def in_loop(
@@ -78,8 +77,8 @@ def test_one_turn_is_one_batch(loaded: Loaded, settings: Settings) -> None:
     (replies, batches), _ = in_loop(lambda: loaded, settings, work)
 
     assert batches == 1
-    together = [answer.score for answer in replies[-1].answers]
-    assert together == [reply.answers[0].score for reply in replies[:-1]]
+    together = replies[-1].predictions
+    assert together == [reply.predictions[0] for reply in replies[:-1]]
     assert len(set(together)) > 3
 
 
@@ -112,10 +111,10 @@ def test_a_repeated_id_is_answered_from_the_log(loaded: Loaded, settings: Settin
 
     (first, beside, later), _ = in_loop(lambda: loaded, settings, work)
 
-    answer = first.answers[0]
-    assert [answer, answer] == first.answers
+    answer = (first.predictions[0], first.decisions[0])
+    assert [answer, answer] == list(zip(first.predictions, first.decisions, strict=True))
     assert [True, True, True] == [reply.repeated for reply in (first, beside, later)]
-    assert answer == beside.answers[1] == later.answers[0]
+    assert answer == (beside.predictions[1], beside.decisions[1]) == (later.predictions[0], later.decisions[0])
     assert ["a", "b"] == read_log("demo", settings=settings)["request_id"].tolist()
 
 
@@ -136,7 +135,7 @@ def test_a_model_that_changes_in_between_checks_again(models: FolderSource, load
 
     assert isinstance(waited, RequestError)
     assert "wind" in str(waited)
-    assert fitted.answers[0].version == 4
+    assert fitted.model_version == "4"
 
 
 def test_without_a_model_callers_are_told_to_wait(settings: Settings) -> None:

@@ -22,7 +22,6 @@ from sundial.serving import shadow
 from sundial.serving.batching import Batcher, Reply, UnavailableError
 from sundial.serving.following import AliasFollower
 from sundial.serving.metrics import CONTENT_TYPE, Metrics
-from sundial.serving.payloads import parse_body
 from sundial.serving.predictions import PredictionLog, production_folder
 from sundial.serving.reports import make_route
 from sundial.serving.scorer import read_status
@@ -114,7 +113,7 @@ class ModelServer:
         arrived = time.perf_counter()
         headers: list[tuple[bytes, bytes]] = []
         try:
-            status, body = 200, _encode(await self._score(scope, receive, arrived))
+            status, body = 200, _encoder.encode(await self._score(scope, receive, arrived))
         except GoneError:
             self.metrics.observe(499, 0.0)
             return
@@ -143,7 +142,7 @@ class ModelServer:
         length = self._check_headers(scope)
         body = await self._read_body(receive, length)
         assert self._batcher is not None  # noqa: S101  the lifespan made it before the first request
-        return await self._batcher.submit(parse_body(body), arrived)
+        return await self._batcher.submit(body, arrived)
 
     def _check_headers(self, scope: Scope) -> int:
         """Check type and length of the body; give the length, -1 when it is not told."""
@@ -217,6 +216,7 @@ class ModelServer:
                 "threshold": model.threshold,
                 "features": dict(model.model.features),
                 "sha256": model.model.sha256,
+                "answers": model.path.describe() if model.path else None,
                 "run": card.get("run"),
                 "as_of": card.get("as_of"),
             }
@@ -319,20 +319,6 @@ async def _explain(_: Request, error: Exception) -> Response:
     hints = {404: "POST /invocations; GET /ping, /health, /version, /metrics, /reports/"}
     body = {"error": error.detail, "column": None, "hint": hints.get(error.status_code, "")}
     return JSONResponse(body, error.status_code, dict(error.headers or {}))
-
-
-def _encode(reply: Reply) -> bytes:
-    """Write an answer: what MLflow's clients read, and ids, decisions and the version beside it."""
-    answers = reply.answers
-    document: dict[str, Any] = {
-        "predictions": [answer.score for answer in answers],
-        "decisions": [answer.decision for answer in answers],
-        "request_ids": reply.request_ids,
-        "model_version": str(answers[0].version) if answers else "",
-    }
-    if reply.repeated:  # then the rows may be from several versions
-        document["model_versions"] = [str(answer.version) for answer in answers]
-    return _encoder.encode(document)
 
 
 def _encode_error(message: str, column: str | None, hint: str) -> bytes:

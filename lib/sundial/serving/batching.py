@@ -10,15 +10,16 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
+
+import msgspec
 
 from sundial.errors import PredictionLogError, RequestError
 from sundial.serving.predictions import Answer, PredictionLog
 from sundial.serving.records import Batch
-from sundial.serving.schema import Payload, Request, Schema
+from sundial.serving.schema import Request, Schema
 from sundial.serving.sources import Loaded
 
 BATCH_ROWS = 2048  # rows scored in one go; more wait for the next turn, so that the loop stays responsive
@@ -43,43 +44,52 @@ class UnavailableError(Exception):
         self.retry_after = retry_after
 
 
-class Reply(NamedTuple):
-    """What a request is answered.
+class Reply(msgspec.Struct, gc=False):
+    """What a request is answered: what MLflow's clients read, and ids, decisions and the version beside it.
 
     Attributes
     ----------
+    predictions : list of float
+        A score a row.
+    decisions : list of bool
+        A row each.
     request_ids : list of str
         A row each.
-    answers : list of Answer
-        A row each.
-    repeated : bool
-        Whether some of them were given before, and come from the log.
+    model_version : str
+        Version that answered; empty when there are no rows.
+    model_versions : list of str
+        A row each, and only there when some rows were answered before, and come from the log.
     """
 
+    predictions: list[float]
+    decisions: list[bool]
     request_ids: list[str]
-    answers: list[Answer]
-    repeated: bool
+    model_version: str
+    model_versions: list[str] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def repeated(self) -> bool:
+        """Whether some of the rows were answered before."""
+        return self.model_versions is not msgspec.UNSET
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(msgspec.Struct, gc=False):
     """A request that waits for its turn."""
 
-    payload: Payload
+    body: bytes
     request: Request
     schema: Schema
     arrived: float
     future: asyncio.Future[Reply]
 
 
-@dataclass(slots=True)
-class _Plan:
+class _Plan(msgspec.Struct, gc=False):
     """Which rows of a job are new, and which were answered before."""
 
     job: _Job
     request_ids: list[str]
-    fresh: list[int] | None  # row numbers; None when all are
-    known: dict[int, Answer | str] = field(default_factory=dict)  # an id stands for a row of this very batch
+    fresh: list[int] | None = None  # row numbers; None when all are
+    known: dict[int, Answer | str] | None = None  # an id stands for a row of this very batch
 
 
 class Batcher:
@@ -107,12 +117,12 @@ class Batcher:
         self.repeated = 0
         self.batches = 0
 
-    def submit(self, payload: Payload, arrived: float) -> asyncio.Future[Reply]:
+    def submit(self, body: bytes, arrived: float) -> asyncio.Future[Reply]:
         """Check a request and let it wait for the end of this turn of the event loop.
 
         Parameters
         ----------
-        payload : Payload
+        body : bytes
             What the caller sent.
         arrived : float
             When, by ``time.perf_counter``.
@@ -131,13 +141,13 @@ class Batcher:
         model = self._current()
         if model is None:
             raise UnavailableError("there is no model in production yet", retry_after=5)
-        if self._rows and self._rows + payload.rows > WAITING_ROWS:
+        request = model.reader.read(body)
+        if self._rows and self._rows + request.rows > WAITING_ROWS:
             raise UnavailableError(f"{self._rows:,} rows are waiting to be scored")
-        request = model.schema.check(payload)
         loop = asyncio.get_running_loop()
-        job = _Job(payload, request, model.schema, arrived, loop.create_future())
+        job = _Job(body, request, model.schema, arrived, loop.create_future())
         self._jobs.append(job)
-        self._rows += payload.rows
+        self._rows += request.rows
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
@@ -172,7 +182,7 @@ class Batcher:
                 continue
             if job.schema is not model.schema:
                 try:
-                    job.request, job.schema = model.schema.check(job.payload), model.schema
+                    job.request, job.schema = model.reader.read(job.body), model.schema
                 except RequestError as error:
                     _fail(job, error)
                     continue
@@ -186,21 +196,20 @@ class Batcher:
         for job in jobs:
             given = job.request.request_ids
             if given is None:
-                plans.append(_Plan(job, self._number(job.request.rows), None))
+                plans.append(_Plan(job, self._number(job.request.rows)))
                 continue
-            plan = _Plan(job, given, [])
             fresh: list[int] = []
+            known: dict[int, Answer | str] = {}
             for row, request_id in enumerate(given):
                 answer = self._log.find(request_id)
                 if answer is not None:
-                    plan.known[row] = answer
+                    known[row] = answer
                 elif request_id in seen:
-                    plan.known[row] = request_id
+                    known[row] = request_id
                 else:
                     seen.add(request_id)
                     fresh.append(row)
-            plan.fresh = None if len(fresh) == job.request.rows else fresh
-            plans.append(plan)
+            plans.append(_Plan(job, given, fresh, known) if known else _Plan(job, given))
         return plans
 
     def _number(self, rows: int) -> list[str]:
@@ -212,9 +221,9 @@ class Batcher:
     def _answer(self, jobs: list[_Job], model: Loaded) -> None:
         """Score, log and answer requests that fit the model."""
         plans = self._plan(jobs)
-        parts = [_Fresh.of(plan) for plan in plans if plan.fresh is None or plan.fresh]
-        written: dict[str, Answer] = {}
-        if any(part.request_ids for part in parts):
+        parts = [_Fresh.of(plan) for plan in plans]
+        batch: Batch | None = None
+        if any(part.values for part in parts):
             try:
                 batch = self._score(parts, model)
                 self._log.append(batch, model.schema)
@@ -225,12 +234,8 @@ class Batcher:
             except Exception as error:  # noqa: BLE001  whatever a model raises, others are answered
                 self._isolate(jobs, model, error)
                 return
-            written = {
-                request_id: Answer(score, decision, model.version)
-                for request_id, score, decision in zip(batch.request_ids, batch.scores, batch.decisions, strict=True)
-            }
-            self.predictions += len(written)
-        replies = [(plan.job, self._reply(plan, written)) for plan in plans]
+            self.predictions += len(batch.request_ids)
+        replies = self._reply(plans, batch, model.version)
         if self._log.syncs_itself:
             _resolve(replies)
         else:
@@ -240,23 +245,22 @@ class Batcher:
 
     def _score(self, parts: list[_Fresh], model: Loaded) -> Batch:
         """Score the new rows of all requests as one table."""
-        columns = _join([part.columns for part in parts])
-        scores = model.model.score(model.schema.frame(columns)).tolist()
+        columns: list[Any] = list(zip(*chain.from_iterable(part.values for part in parts), strict=True))
+        found = model.score(columns)
+        scores = found.tolist()
         if not all(map(math.isfinite, scores)):
             raise RequestError("the model gives no score for a row", status=422)
-        decisions = model.model.decide(scores).tolist()
-        request_ids = list(chain.from_iterable(part.request_ids for part in parts))
         now = time.perf_counter()
         return Batch(
             version=model.version,
             threshold=model.threshold,
             served_at=time.time_ns(),
-            request_ids=request_ids,
+            request_ids=list(chain.from_iterable(part.request_ids for part in parts)),
             entities=_fill([part.entities for part in parts], parts),
             event_times=_fill([part.event_times for part in parts], parts),
             features=columns,
             scores=scores,
-            decisions=decisions,
+            decisions=model.model.decide(found).tolist(),
             latencies=list(
                 chain.from_iterable([1000 * (now - part.arrived)] * len(part.request_ids) for part in parts)
             ),
@@ -278,15 +282,40 @@ class Batcher:
             logger.error("version %d failed to score", model.version, exc_info=error)
             _fail(jobs[0], UnavailableError(f"version {model.version} failed to score: {type(error).__name__}"))
 
-    def _reply(self, plan: _Plan, written: dict[str, Answer]) -> Reply:
-        if not plan.known:
-            return Reply(plan.request_ids, [written[request_id] for request_id in plan.request_ids], False)
-        self.repeated += len(plan.known)
+    def _reply(self, plans: list[_Plan], batch: Batch | None, version: int) -> list[tuple[_Job, Reply]]:
+        """Give each request its part of the batch."""
+        replies = []
+        name = str(version)
+        scores, decisions = (batch.scores, batch.decisions) if batch else ([], [])
+        start = 0
+        written: dict[str, Answer] | None = None
+        for plan in plans:
+            if plan.known:
+                if written is None:
+                    written = _answers(batch) if batch else {}
+                replies.append((plan.job, self._repeat(plan.request_ids, plan.known, written)))
+                start += len(plan.fresh or ())
+                continue
+            end = start + len(plan.request_ids)
+            reply = Reply(scores[start:end], decisions[start:end], plan.request_ids, name if end > start else "")
+            replies.append((plan.job, reply))
+            start = end
+        return replies
+
+    def _repeat(self, request_ids: list[str], known: dict[int, Answer | str], written: dict[str, Answer]) -> Reply:
+        """Answer a request some of whose rows were answered before."""
+        self.repeated += len(known)
         answers = [
-            known if isinstance(known := plan.known.get(row, request_id), Answer) else written[known]
-            for row, request_id in enumerate(plan.request_ids)
+            answer if isinstance(answer := known.get(row, request_id), Answer) else written[answer]
+            for row, request_id in enumerate(request_ids)
         ]
-        return Reply(plan.request_ids, answers, True)
+        return Reply(
+            [answer.score for answer in answers],
+            [answer.decision for answer in answers],
+            request_ids,
+            str(answers[0].version),
+            [str(answer.version) for answer in answers],
+        )
 
     async def _sync(self) -> None:
         """Sync, then answer all that was written before the sync began; again while more was written meanwhile."""
@@ -308,7 +337,7 @@ class _Fresh(NamedTuple):
     """The new rows of one request."""
 
     request_ids: list[str]
-    columns: list[list[Any]]
+    values: Sequence[tuple[Any, ...]]
     entities: list[Any] | None
     event_times: list[Any] | None
     arrived: float
@@ -318,21 +347,22 @@ class _Fresh(NamedTuple):
         request, rows = plan.job.request, plan.fresh
         entities, times = request.entities, request.event_times
         if rows is None:
-            return cls(plan.request_ids, request.columns, entities, times, plan.job.arrived)
+            return cls(plan.request_ids, request.values, entities, times, plan.job.arrived)
         return cls(
             [plan.request_ids[row] for row in rows],
-            [[column[row] for row in rows] for column in request.columns],
+            [request.values[row] for row in rows],
             None if entities is None else [entities[row] for row in rows],
             None if times is None else [times[row] for row in rows],
             plan.job.arrived,
         )
 
 
-def _join(tables: list[list[list[Any]]]) -> list[list[Any]]:
-    """Put tables of columns end to end."""
-    if len(tables) == 1:
-        return tables[0]
-    return [list(chain.from_iterable(columns)) for columns in zip(*tables, strict=True)]
+def _answers(batch: Batch) -> dict[str, Answer]:
+    """Give the answers of a batch by request id."""
+    return {
+        request_id: Answer(score, decision, batch.version)
+        for request_id, score, decision in zip(batch.request_ids, batch.scores, batch.decisions, strict=True)
+    }
 
 
 def _fill(columns: list[list[Any] | None], parts: list[_Fresh]) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sundial.errors import SundialError
+from sundial.serving.fastpath import arm
 from sundial.serving.schema import Schema
 from sundial.serving.sources import Loaded, ModelSource, Servable, Version
 
@@ -142,12 +143,14 @@ class AliasFollower:
     def _keep(self, loaded: Loaded) -> None:
         self._recent.pop(loaded.version, None)
         self._recent[loaded.version] = loaded
+        loaded.reader  # noqa: B018  made here, in this thread, and not at the first request
         while len(self._recent) > KEPT:
             del self._recent[next(iter(self._recent))]
 
     def _load(self, version: Version) -> Loaded:
         """Load a version and warm it, so that its first caller does not wait."""
         loaded = load(self.source, version)
+        loaded = replace(loaded, path=arm(loaded))
         warm(loaded)
         # What stays for good is taken out of the garbage collector's sight: walking it stalls answers by 100 ms.
         gc.collect()

@@ -134,7 +134,7 @@ CHECKS: dict[Kind, Callable[[str, Values], Values]] = {
 }
 
 
-def to_array(kind: Kind, values: Values) -> Any:
+def to_array(kind: Kind, values: Sequence[Any]) -> Any:
     """Turn checked values into an array, with missing ones as NaN, None or NaT."""
     if kind == "number":
         return np.array(values, np.float64)
@@ -149,7 +149,7 @@ def to_array(kind: Kind, values: Values) -> Any:
     return np.array(values, object)
 
 
-def to_frame(kinds: Mapping[str, Kind], columns: Mapping[str, Values]) -> pd.DataFrame:
+def to_frame(kinds: Mapping[str, Kind], columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Put columns of checked values into a frame, in the order of ``kinds``."""
     return pd.DataFrame({name: to_array(kind, columns[name]) for name, kind in kinds.items()})
 
@@ -161,8 +161,8 @@ class Request(NamedTuple):
     ----------
     rows : int
         How many.
-    columns : list of list
-        Values, a column a feature, in the schema's order.
+    values : list of tuple
+        Rows, whose values stand in the schema's order.
     request_ids : list of str, or None
         The caller's own.
     entities : list, or None
@@ -172,10 +172,15 @@ class Request(NamedTuple):
     """
 
     rows: int
-    columns: list[Values]
+    values: Sequence[tuple[Any, ...]]
     request_ids: list[str] | None
     entities: Values | None
     event_times: Values | None
+
+    @property
+    def columns(self) -> list[Values]:
+        """The same values, a column a feature."""
+        return [list(column) for column in zip(*self.values, strict=True)]
 
 
 class Payload(NamedTuple):
@@ -283,9 +288,9 @@ class Schema:
         checked = [CHECKS[kind](name, columns[name]) if payload.rows else [] for name, kind in self.features.items()]
         for name, kind in self.extras.items():
             checked.append(CHECKS[kind](name, columns[name]) if name in columns else [None] * payload.rows)
-        return Request(payload.rows, checked, *_check_beside(beside))
+        return Request(payload.rows, list(zip(*checked, strict=True)), *_check_beside(beside))
 
-    def frame(self, columns: Sequence[Values]) -> pd.DataFrame:
+    def frame(self, columns: Sequence[Sequence[Any]]) -> pd.DataFrame:
         """Make the frame that the model scores from columns in the schema's order."""
         return to_frame(self.features, dict(zip(self.features, columns, strict=False)))
 

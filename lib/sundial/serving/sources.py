@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
@@ -16,6 +17,7 @@ import pandas as pd
 from sundial.formats import hash_file, read_json
 from sundial.release.models import CARD_FILE
 from sundial.release.versions import VersionInfo
+from sundial.serving.reader import Reader
 from sundial.serving.schema import Schema
 from sundial.settings import Settings
 
@@ -138,6 +140,16 @@ class RegistrySource:
         return tuple(found)
 
 
+class ScoringPath(Protocol):
+    """A way to a model's scores; :class:`sundial.serving.fastpath.FastPath` is one."""
+
+    def score(self, columns: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
+        """Compute a score a row, from checked values in the schema's order."""
+
+    def describe(self) -> dict[str, Any]:
+        """Say which way is taken, and why not a faster one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A model ready to answer: one immutable object, read once a batch.
@@ -154,6 +166,8 @@ class Loaded:
         Scores at or above it are alerts.
     loaded_at : float
         Seconds since 1970.
+    path : ScoringPath or None
+        A faster way to its scores; None when the model itself computes them from data frames.
     """
 
     version: int
@@ -161,3 +175,15 @@ class Loaded:
     schema: Schema
     threshold: float
     loaded_at: float
+    path: ScoringPath | None = None
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What reads the requests for it."""
+        return Reader(self.schema)
+
+    def score(self, columns: Sequence[Sequence[Any]]) -> npt.NDArray[np.float64]:
+        """Compute a score a row, from checked values in the schema's order."""
+        if self.path is not None:
+            return self.path.score(columns)
+        return self.model.score(self.schema.frame(columns))
