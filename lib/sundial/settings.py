@@ -11,11 +11,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sundial.errors import SettingsError, nearest
 
+SHORTEST_TOKEN = 16
 UNITS = {
     "ms": timedelta(milliseconds=1),
     "s": timedelta(seconds=1),
@@ -99,6 +100,8 @@ class Settings(BaseSettings):
         Socket of the kernel server that a worker started; set by the worker.
     notification_block : str
         Prefect notification block that failures are sent to, as ``type/name``; empty for none.
+    token : SecretStr
+        What callers of the model server must send as ``Authorization: Bearer``; empty lets everybody in.
     log_sync_ms : int
         Longest time, in milliseconds, that a power cut can take from the prediction log; 0 syncs before
         each answer.
@@ -115,6 +118,7 @@ class Settings(BaseSettings):
     kernel: Literal["auto", "fork", "process"] = "auto"
     kernel_socket: str = ""
     notification_block: str = ""
+    token: SecretStr = SecretStr("")
     log_sync_ms: int = Field(default=50, ge=0, le=10_000)
 
     @model_validator(mode="before")
@@ -125,6 +129,21 @@ class Settings(BaseSettings):
         for name in ("artifacts", "notebooks"):
             values[name] = root / Path(str(values.get(name) or name)).expanduser()
         return values
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: SecretStr) -> SecretStr:
+        text = token.get_secret_value()
+        if text and not (len(text) >= SHORTEST_TOKEN and text.isascii() and text.isprintable() and " " not in text):
+            # says nothing of the token itself: this goes to screens and logs
+            raise ValueError(f"a token has at least {SHORTEST_TOKEN} printable ASCII characters and no space")
+        return token
+
+    @property
+    def token_headers(self) -> dict[str, str]:
+        """What our own clients send to the model server."""
+        token = self.token.get_secret_value()
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     @property
     def runs(self) -> Path:

@@ -40,7 +40,8 @@ def wait_for_version(settings: Settings, version: str, *, timeout: float = 60) -
 def read_health(settings: Settings) -> dict[str, Any]:
     """Ask the model server how it is; an empty dict when it does not answer."""
     try:
-        return dict(httpx.get(f"{settings.serve_url}/health", timeout=5, trust_env=False).json())
+        url, headers = f"{settings.serve_url}/health", settings.token_headers
+        return dict(httpx.get(url, headers=headers, timeout=5, trust_env=False).json())
     except (httpx.HTTPError, ValueError):
         return {}
 

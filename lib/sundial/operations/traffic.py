@@ -16,6 +16,7 @@ import pandas as pd
 
 from sundial.errors import ServiceError
 from sundial.pipeline import Pipeline
+from sundial.settings import load_settings
 
 CONNECTIONS = 8
 
@@ -122,7 +123,8 @@ class Replay:
         begun = time.monotonic()
         queue = iter(self._bodies)
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        async with httpx.AsyncClient(limits=limits, timeout=30, trust_env=False) as client:
+        headers = load_settings().token_headers
+        async with httpx.AsyncClient(limits=limits, headers=headers, timeout=30, trust_env=False) as client:
 
             async def caller() -> None:
                 for body in queue:

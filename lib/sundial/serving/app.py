@@ -6,42 +6,33 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from sundial.errors import PredictionLogError, RequestError, SundialError
+from sundial.errors import PredictionLogError, SundialError
 from sundial.serving import shadow
-from sundial.serving.batching import Batcher, Reply, UnavailableError
+from sundial.serving.access import CHALLENGE, Guard
+from sundial.serving.batching import Batcher
 from sundial.serving.following import AliasFollower
+from sundial.serving.invocations import MAX_BODY, Invocations, Receive, Scope, Send
 from sundial.serving.metrics import CONTENT_TYPE, Metrics
+from sundial.serving.openapi import describe
 from sundial.serving.predictions import PredictionLog, production_folder
 from sundial.serving.reports import make_route
 from sundial.serving.scorer import read_status
 from sundial.serving.sources import ModelSource
 from sundial.settings import Settings
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-MAX_BODY = 8 << 20
-BODY_SECONDS = 30.0  # a caller who takes longer to send a body is not waited for
 LAG_SECONDS = 0.5  # how old a shadow's lag may be when it is told
 
 logger = logging.getLogger("sundial.serving")
-_encoder = msgspec.json.Encoder()
-
-
-class GoneError(Exception):
-    """The caller went away before the request was whole."""
 
 
 class ModelServer:
@@ -69,8 +60,9 @@ class ModelServer:
     def __init__(self, pipeline: str, source: ModelSource, settings: Settings, *, max_body: int = MAX_BODY) -> None:
         self.pipeline = pipeline
         self.settings = settings
-        self.max_body = max_body
         self.metrics = Metrics()
+        self._invocations = Invocations(self.metrics, max_body)
+        self._guard = Guard(settings.token)
         self.follower = AliasFollower(source)
         self.started = time.time()
         self._log: PredictionLog | None = None
@@ -82,6 +74,7 @@ class ModelServer:
                 Route("/health", self._health),
                 Route("/version", self._version),
                 Route("/metrics", self._show_metrics),
+                Route("/openapi.json", self._openapi),
                 Route("/reports", make_route(settings)),
                 Route("/reports/{path:path}", make_route(settings)),
             ],
@@ -91,111 +84,34 @@ class ModelServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI calls this."""
-        if scope["type"] == "http" and scope["path"] == "/invocations":
-            await self._invocations(scope, receive, send)
-        else:
-            await self._pages(scope, receive, send)
+        if scope["type"] == "http":
+            if not self._guard.admits(scope["path"], scope["headers"]):
+                await self._refuse(scope, receive, send)
+                return
+            if scope["path"] == "/invocations":
+                await self._invocations(scope, receive, send)
+                return
+        await self._pages(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a caller without the token."""
+        if scope["path"] == "/invocations":
+            self.metrics.observe(401, 0.0)
+        body = {"error": "the token is missing or wrong", "column": None, "hint": "send Authorization: Bearer <token>"}
+        headers = {"www-authenticate": CHALLENGE, "connection": "close"}  # the body is not read
+        await JSONResponse(body, 401, headers)(scope, receive, send)
 
     @asynccontextmanager
     async def _live(self, _: Starlette) -> AsyncIterator[None]:
         """Open the log and follow the aliases, from the first request to after the last."""
         self._log = PredictionLog(production_folder(self.pipeline, self.settings), sync_ms=self.settings.log_sync_ms)
-        self._batcher = Batcher(lambda: self.follower.state.model, self._log)
+        self._batcher = self._invocations.batcher = Batcher(lambda: self.follower.state.model, self._log)
         self.follower.start()
         try:
             yield
         finally:
             await asyncio.to_thread(self.follower.stop)
             self._log.close()
-
-    async def _invocations(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Score the rows of one request."""
-        arrived = time.perf_counter()
-        headers: list[tuple[bytes, bytes]] = []
-        try:
-            status, body = 200, _encoder.encode(await self._score(scope, receive, arrived))
-        except GoneError:
-            self.metrics.observe(499, 0.0)
-            return
-        except RequestError as error:
-            status, body = error.status, _encode_error(error.message, error.column, error.hint)
-            if status == 405:
-                headers.append((b"allow", b"POST"))
-            if status in (408, 413):  # the rest of the body is not read
-                headers.append((b"connection", b"close"))
-        except UnavailableError as error:
-            status, body = 503, _encode_error(str(error), None, "try again")
-            headers.append((b"retry-after", str(error.retry_after).encode()))
-        except Exception:
-            logger.exception("a request failed")
-            status, body = 503, _encode_error("the server failed to answer", None, "see its log")
-            headers.append((b"retry-after", b"1"))
-        self.metrics.observe(status, time.perf_counter() - arrived)
-        headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _score(self, scope: Scope, receive: Receive, arrived: float) -> Reply:
-        """Read, check and score a request."""
-        if scope["method"] != "POST":
-            raise RequestError(f"{scope['method']} is not answered here", status=405, hint="POST the rows as JSON")
-        length = self._check_headers(scope)
-        body = await self._read_body(receive, length)
-        assert self._batcher is not None  # noqa: S101  the lifespan made it before the first request
-        return await self._batcher.submit(body, arrived)
-
-    def _check_headers(self, scope: Scope) -> int:
-        """Check type and length of the body; give the length, -1 when it is not told."""
-        kind, length = b"", -1
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                kind = value
-            elif name == b"content-length" and value.isdigit():
-                length = int(value)
-        media, _, parameter = kind.partition(b";")
-        fits = not parameter.strip() or parameter.strip().lower().replace(b'"', b"") == b"charset=utf-8"
-        if media.strip().lower() != b"application/json" or not fits:
-            shown = kind.decode("latin-1")
-            raise RequestError(
-                f"content type {shown!r} is not answered" if kind else "the request has no content type",
-                status=415,
-                hint="send Content-Type: application/json, in UTF-8",
-            )
-        if length > self.max_body:
-            self._refuse_length()
-        return length
-
-    def _refuse_length(self) -> None:
-        raise RequestError(
-            f"the body is larger than {self.max_body:,} bytes", status=413, hint="send several smaller requests"
-        )
-
-    async def _read_body(self, receive: Receive, length: int) -> bytes:
-        """Read the body, but not more of it than is allowed, and not for ever."""
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message["type"] == "http.disconnect":
-            raise GoneError
-        if not message.get("more_body", False):  # nearly always
-            if len(body) > self.max_body:
-                self._refuse_length()
-            return body
-        chunks, size = [body], len(body)
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while message.get("more_body", False):
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise GoneError
-                    chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    if size > self.max_body:
-                        self._refuse_length()
-        except TimeoutError:
-            raise RequestError(
-                f"the body did not arrive within {BODY_SECONDS:.0f} s ({size:,} of {length:,} bytes)", status=408
-            ) from None
-        return b"".join(chunks)
 
     async def _ping(self, _: Request) -> Response:
         """Answer 200 once a model is loaded: MLflow's clients wait for that."""
@@ -221,6 +137,12 @@ class ModelServer:
                 "as_of": card.get("as_of"),
             }
         return JSONResponse(about)
+
+    async def _openapi(self, _: Request) -> Response:
+        """Describe the server as OpenAPI has it, with the features of the model that answers now."""
+        model = self.follower.state.model
+        document = describe(self.pipeline, model.schema if model else None, guarded=bool(self.settings.token))
+        return JSONResponse(document)
 
     async def _shadow_lag(self) -> tuple[int | None, shadow.Lag | None]:
         """Give the shadow's version, and how far it is behind the log."""
@@ -316,13 +238,9 @@ class ModelServer:
 async def _explain(_: Request, error: Exception) -> Response:
     """Answer what no route takes as JSON too."""
     assert isinstance(error, HTTPException)  # noqa: S101  registered for it
-    hints = {404: "POST /invocations; GET /ping, /health, /version, /metrics, /reports/"}
+    hints = {404: "POST /invocations; GET /ping, /health, /version, /metrics, /openapi.json, /reports/"}
     body = {"error": error.detail, "column": None, "hint": hints.get(error.status_code, "")}
     return JSONResponse(body, error.status_code, dict(error.headers or {}))
-
-
-def _encode_error(message: str, column: str | None, hint: str) -> bytes:
-    return _encoder.encode({"error": message, "column": column, "hint": hint})
 
 
 def create_app(pipeline: str, source: ModelSource, settings: Settings, *, max_body: int = MAX_BODY) -> ModelServer:

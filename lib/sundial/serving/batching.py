@@ -23,7 +23,10 @@ from sundial.serving.schema import Request, Schema
 from sundial.serving.sources import Loaded
 
 BATCH_ROWS = 2048  # rows scored in one go; more wait for the next turn, so that the loop stays responsive
-WAITING_ROWS = 20_000  # rows that may wait; beyond them callers are told to come back
+WAITING_ROWS = 20_000  # rows that may wait, at most; beyond them callers are told to come back
+WAITING_SECONDS = 1.0  # and no more than are scored in this time, as measured: what is accepted is answered soon
+TELLING_ROWS = 64
+LEARNING = 0.2  # weight of the latest batch in the measured time of a row
 
 logger = logging.getLogger("sundial.serving")
 
@@ -109,6 +112,7 @@ class Batcher:
         self._jobs: list[_Job] = []
         self._rows = 0
         self._scheduled = False
+        self._row_seconds = WAITING_SECONDS / WAITING_ROWS
         self._prefix = secrets.token_hex(8)
         self._numbered = 0
         self._unsynced: list[tuple[_Job, Reply]] = []
@@ -142,8 +146,9 @@ class Batcher:
         if model is None:
             raise UnavailableError("there is no model in production yet", retry_after=5)
         request = model.reader.read(body)
-        if self._rows and self._rows + request.rows > WAITING_ROWS:
-            raise UnavailableError(f"{self._rows:,} rows are waiting to be scored")
+        if self._rows and self._rows + request.rows > self.most_rows:
+            wait = math.ceil(self._rows * self._row_seconds)
+            raise UnavailableError(f"{self._rows:,} rows are waiting to be scored", retry_after=max(wait, 1))
         loop = asyncio.get_running_loop()
         job = _Job(body, request, model.schema, arrived, loop.create_future())
         self._jobs.append(job)
@@ -152,6 +157,16 @@ class Batcher:
             self._scheduled = True
             loop.call_soon(self._flush)
         return job.future
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that may wait, as fast as they are scored now; one request may always."""
+        return min(WAITING_ROWS, max(int(WAITING_SECONDS / self._row_seconds), TELLING_ROWS))
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        """Learn from a batch how long a row takes when many are scored; a small batch tells of its own cost."""
+        if rows >= TELLING_ROWS:
+            self._row_seconds += LEARNING * (seconds / rows - self._row_seconds)
 
     def _flush(self) -> None:
         """Answer what waits, up to a batch."""
@@ -167,12 +182,14 @@ class Batcher:
         model = self._current()
         assert model is not None  # noqa: S101  submit saw one, and a model is only ever replaced by another
         self.batches += 1
+        begun = time.perf_counter()
         try:
             self._answer(self._recheck(jobs, model), model)
         except Exception as error:  # a caller must never wait for ever
             logger.exception("a batch of %d requests failed", len(jobs))
             for job in jobs:
                 _fail(job, UnavailableError(f"the server failed: {type(error).__name__}"))
+        self._learn(rows, time.perf_counter() - begun)
 
     def _recheck(self, jobs: list[_Job], model: Loaded) -> list[_Job]:
         """Check requests again that were checked for the model before this one."""

@@ -96,6 +96,7 @@ def serve(
 
     from sundial.serving.app import create_app
     from sundial.serving.predictions import production_folder
+    from sundial.serving.protocol import BoundedProtocol
     from sundial.serving.segments import check_writable
 
     settings = settings or load_settings()
@@ -105,7 +106,7 @@ def serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
