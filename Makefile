@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test system lab up check format lock clean
+.PHONY: help setup demo test system fuzz lab up check format lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -42,6 +42,9 @@ test: $(READY)  ## run every test
 
 system: $(READY)
 	@$(BIN)/pytest --override-ini "addopts=--import-mode=importlib" tests/e2e
+
+fuzz: $(READY)
+	@FUZZ_REQUESTS=10000 $(BIN)/pytest -q -s tests/serving/test_fuzz.py
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks/ $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None \
