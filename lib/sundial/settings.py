@@ -94,6 +94,8 @@ class Settings(BaseSettings):
         What our servers bind to; loopback unless told otherwise.
     serve_port, prefect_port : int
         Ports of the model server and of a Prefect server that we start.
+    serve_workers : int
+        Processes that answer behind the model server's port.
     kernel : str
         How notebooks get their process: ``fork``, ``process`` or ``auto`` (fork where it is sound).
     kernel_socket : str
@@ -115,6 +117,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     serve_port: int = Field(default=8010, ge=1, le=65535)
     prefect_port: int = Field(default=4200, ge=1, le=65535)
+    serve_workers: int = Field(default=1, ge=1, le=64)
     kernel: Literal["auto", "fork", "process"] = "auto"
     kernel_socket: str = ""
     notification_block: str = ""

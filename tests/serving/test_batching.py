@@ -16,8 +16,9 @@ from folder_source import FolderSource
 
 from sundial.errors import PredictionLogError, RequestError
 from sundial.serving import batching
-from sundial.serving.batching import Batcher, Reply, UnavailableError
+from sundial.serving.batching import Batcher, UnavailableError
 from sundial.serving.following import load
+from sundial.serving.jobs import Reply
 from sundial.serving.predictions import PredictionLog, production_folder, read_log
 from sundial.serving.sources import Loaded
 from sundial.settings import Settings

@@ -86,16 +86,17 @@ def status(
 @app.command()
 def serve(
     port: Annotated[int, typer.Option(help="Port; SUNDIAL_SERVE_PORT or 8010 by default.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Processes; SUNDIAL_SERVE_WORKERS or 1 by default.")] = 0,
     pipeline: PipelineOption = "",
 ) -> None:
     """Run the model server; it follows the production alias.
 
-    Example: sundial serve --port 8010
+    Example: sundial serve --workers 2
     """
     settings, declared = open_pipeline(pipeline)
     from sundial.serving.server import serve as run_server
 
-    run_server(declared.name, settings, port=port or settings.serve_port)
+    run_server(declared.name, settings, port=port or settings.serve_port, workers=workers or None)
 
 
 @app.command()

@@ -27,8 +27,10 @@ def wait_for_version(settings: Settings, version: str, *, timeout: float = 60) -
     deadline = time.monotonic() + timeout
     found: Any = None
     while time.monotonic() < deadline:
-        found = read_health(settings).get("version")
-        if str(found) == version:
+        health = read_health(settings)
+        found = health.get("version")
+        everybody = {worker["version"] for worker in health.get("workers", {}).values()}
+        if {str(found), *everybody} == {version}:
             return
         time.sleep(0.2)
     raise ServiceError(

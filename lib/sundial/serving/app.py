@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psutil
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,9 +21,10 @@ from sundial.errors import PredictionLogError, SundialError
 from sundial.serving import shadow
 from sundial.serving.access import CHALLENGE, Guard
 from sundial.serving.batching import Batcher
+from sundial.serving.board import Seat, add
 from sundial.serving.following import AliasFollower
 from sundial.serving.invocations import MAX_BODY, Invocations, Receive, Scope, Send
-from sundial.serving.metrics import CONTENT_TYPE, Metrics
+from sundial.serving.metrics import CONTENT_TYPE, Metrics, render
 from sundial.serving.openapi import describe
 from sundial.serving.predictions import PredictionLog, production_folder
 from sundial.serving.reports import make_route
@@ -30,6 +32,9 @@ from sundial.serving.scorer import read_status
 from sundial.serving.sources import ModelSource
 from sundial.settings import Settings
 
+LOOK_SECONDS = 10.0
+TELL_SECONDS = 0.5
+SILENT_SECONDS = 5.0  # a worker that says nothing for so long is dead, or as good as that
 LAG_SECONDS = 0.5  # how old a shadow's lag may be when it is told
 
 logger = logging.getLogger("sundial.serving")
@@ -48,6 +53,8 @@ class ModelServer:
         Where the log is, and how it is written.
     max_body : int
         Most bytes that a request may have.
+    seat : Seat, optional
+        Where this process tells the other workers of the server how it is, and reads how they are.
 
     Attributes
     ----------
@@ -57,7 +64,15 @@ class ModelServer:
         What is counted.
     """
 
-    def __init__(self, pipeline: str, source: ModelSource, settings: Settings, *, max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self,
+        pipeline: str,
+        source: ModelSource,
+        settings: Settings,
+        *,
+        max_body: int = MAX_BODY,
+        seat: Seat | None = None,
+    ) -> None:
         self.pipeline = pipeline
         self.settings = settings
         self.metrics = Metrics()
@@ -65,6 +80,7 @@ class ModelServer:
         self._guard = Guard(settings.token)
         self.follower = AliasFollower(source)
         self.started = time.time()
+        self._seat = seat
         self._log: PredictionLog | None = None
         self._batcher: Batcher | None = None
         self._lag: tuple[float, int | None, shadow.Lag | None] = (0.0, None, None)
@@ -107,11 +123,62 @@ class ModelServer:
         self._log = PredictionLog(production_folder(self.pipeline, self.settings), sync_ms=self.settings.log_sync_ms)
         self._batcher = self._invocations.batcher = Batcher(lambda: self.follower.state.model, self._log)
         self.follower.start()
+        # whoever is let in is answered with a model, where there is one; a registry that hangs is told by /health
+        await asyncio.to_thread(self.follower.looked.wait, LOOK_SECONDS)
+        telling = asyncio.create_task(self._tell_often())
         try:
             yield
         finally:
+            telling.cancel()
             await asyncio.to_thread(self.follower.stop)
             self._log.close()
+
+    def _counters(self) -> dict[str, float]:
+        """Give what this process counted since its start."""
+        batcher, log = self._batcher, self._log
+        return {
+            **self.metrics.counters(),
+            "predictions": batcher.predictions if batcher else 0,
+            "repeated": batcher.repeated if batcher else 0,
+            "batches": batcher.batches if batcher else 0,
+            "log_rows": log.rows if log else 0,
+        }
+
+    def _state(self) -> dict[str, Any]:
+        """Say how this process is."""
+        state, log = self.follower.state, self._log
+        model = state.model
+        return {
+            "version": str(model.version) if model else None,
+            "wanted": str(state.wanted) if state.wanted is not None else None,
+            "switches": state.switches,
+            "error": state.error[:500],
+            "log_error": (log.error if log else "not open")[:500],
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.time() - self.started, 3),
+            "updated": time.time(),
+        }
+
+    async def _tell_often(self) -> None:
+        """Tell the other workers how this one is."""
+        while self._seat is not None:
+            self._seat.tell(self._counters(), self._state())
+            await asyncio.sleep(TELL_SECONDS)
+
+    def _workers(self) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+        """Add up what all workers counted, and say how each is that lives."""
+        counters, states = self._counters(), {str(self._seat.worker if self._seat else 0): self._state()}
+        if self._seat is None:
+            return counters, states
+        counters = add(self._seat.before, counters)
+        for worker, said in self._seat.others().items():
+            if said is None:
+                continue
+            counters = add(counters, said["counters"])
+            there = psutil.pid_exists(said["state"]["pid"])
+            if there and time.time() - said["state"]["updated"] < SILENT_SECONDS:
+                states[str(worker)] = said["state"]
+        return counters, dict(sorted(states.items()))
 
     async def _ping(self, _: Request) -> Response:
         """Answer 200 once a model is loaded: MLflow's clients wait for that."""
@@ -162,8 +229,11 @@ class ModelServer:
         state, log = self.follower.state, self._log
         version, behind = await self._shadow_lag()
         model = state.model
-        status = "no model" if model is None else "degraded" if state.error or (log and log.error) else "ok"
-        health = {
+        workers = self._workers()[1]
+        silent = self._seat is not None and len(workers) < self._seat.board.workers
+        troubled = silent or any(worker["error"] or worker["log_error"] for worker in workers.values())
+        status = "no model" if model is None else "degraded" if troubled else "ok"
+        health: dict[str, Any] = {
             "status": status,
             "pipeline": self.pipeline,
             "version": str(model.version) if model else None,
@@ -190,32 +260,56 @@ class ModelServer:
             "uptime_seconds": round(time.time() - self.started, 3),
             "pid": os.getpid(),
         }
+        if self._seat is not None:  # all of the above is about the worker that happened to be asked
+            health |= {"worker": self._seat.worker, "workers": workers}
         return JSONResponse(health, 200 if model else 503)
 
     async def _show_metrics(self, _: Request) -> Response:
-        """Give the metrics as Prometheus reads them."""
-        state, log, batcher = self.follower.state, self._log, self._batcher
+        """Give the metrics as Prometheus reads them: counts of all workers, and what each is by its number."""
         version, behind = await self._shadow_lag()
-        text = self.metrics.render(
+        counters, workers = self._workers()
+
+        def each(value: Callable[[dict[str, Any]], float | None]) -> float | dict[str, float] | None:
+            found = {name: value(worker) for name, worker in workers.items()}
+            there = {name: number for name, number in found.items() if number is not None}
+            return there if self._seat is not None else next(iter(there.values()), None)
+
+        text = render(
+            counters,
             [
-                ("sundial_predictions_total", "counter", "Rows scored.", batcher.predictions if batcher else 0),
+                ("sundial_predictions_total", "counter", "Rows scored.", counters["predictions"]),
                 (
                     "sundial_repeated_total",
                     "counter",
                     "Rows whose request id was answered before, from the log.",
-                    batcher.repeated if batcher else 0,
+                    counters["repeated"],
                 ),
-                ("sundial_batches_total", "counter", "Batches scored.", batcher.batches if batcher else 0),
-                ("sundial_log_rows_total", "counter", "Rows written to the log.", log.rows if log else 0),
-                ("sundial_log_failing", "gauge", "1 while the log cannot be written.", float(bool(log and log.error))),
+                ("sundial_batches_total", "counter", "Batches scored.", counters["batches"]),
+                ("sundial_log_rows_total", "counter", "Rows written to the log.", counters["log_rows"]),
+                (
+                    "sundial_log_failing",
+                    "gauge",
+                    "1 while the log cannot be written.",
+                    each(lambda worker: float(bool(worker["log_error"]))),
+                ),
                 (
                     "sundial_model_version",
                     "gauge",
                     "Version that answers.",
-                    state.model.version if state.model else None,
+                    each(lambda worker: float(worker["version"]) if worker["version"] else None),
                 ),
-                ("sundial_model_switches_total", "counter", "Times another version took over.", state.switches),
-                ("sundial_model_failing", "gauge", "1 while the alias cannot be followed.", float(bool(state.error))),
+                (
+                    "sundial_model_switches_total",
+                    "counter",
+                    "Times another version took over.",
+                    each(lambda worker: float(worker["switches"])),
+                ),
+                (
+                    "sundial_model_failing",
+                    "gauge",
+                    "1 while the alias cannot be followed.",
+                    each(lambda worker: float(bool(worker["error"]))),
+                ),
                 ("sundial_shadow_version", "gauge", "Version in shadow.", version),
                 (
                     "sundial_shadow_lag_rows",
@@ -229,8 +323,14 @@ class ModelServer:
                     "Age of the oldest of these rows.",
                     behind.seconds if behind else None,
                 ),
-                ("sundial_uptime_seconds", "gauge", "Seconds since the start.", time.time() - self.started),
-            ]
+                (
+                    "sundial_uptime_seconds",
+                    "gauge",
+                    "Seconds since the start.",
+                    each(lambda worker: float(worker["uptime_seconds"])),
+                ),
+            ],
+            label="worker",
         )
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
@@ -243,7 +343,9 @@ async def _explain(_: Request, error: Exception) -> Response:
     return JSONResponse(body, error.status_code, dict(error.headers or {}))
 
 
-def create_app(pipeline: str, source: ModelSource, settings: Settings, *, max_body: int = MAX_BODY) -> ModelServer:
+def create_app(
+    pipeline: str, source: ModelSource, settings: Settings, *, max_body: int = MAX_BODY, seat: Seat | None = None
+) -> ModelServer:
     """Make the model server of a pipeline.
 
     Parameters
@@ -256,13 +358,15 @@ def create_app(pipeline: str, source: ModelSource, settings: Settings, *, max_bo
         Where the log is, and how it is written.
     max_body : int
         Most bytes that a request may have.
+    seat : Seat, optional
+        Of a server of several workers.
 
     Returns
     -------
     ModelServer
         An ASGI app; its lifespan opens the log and begins to follow the aliases.
     """
-    return ModelServer(pipeline, source, settings, max_body=max_body)
+    return ModelServer(pipeline, source, settings, max_body=max_body, seat=seat)
 
 
 __all__ = ["ModelServer", "SundialError", "create_app"]

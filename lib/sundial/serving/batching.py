@@ -10,16 +10,14 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import chain
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 from sundial.errors import PredictionLogError, RequestError
+from sundial.serving.jobs import Fresh, Job, Plan, Reply, answers_of, fill
 from sundial.serving.predictions import Answer, PredictionLog
 from sundial.serving.records import Batch
-from sundial.serving.schema import Request, Schema
 from sundial.serving.sources import Loaded
 
 BATCH_ROWS = 2048  # rows scored in one go; more wait for the next turn, so that the loop stays responsive
@@ -47,54 +45,6 @@ class UnavailableError(Exception):
         self.retry_after = retry_after
 
 
-class Reply(msgspec.Struct, gc=False):
-    """What a request is answered: what MLflow's clients read, and ids, decisions and the version beside it.
-
-    Attributes
-    ----------
-    predictions : list of float
-        A score a row.
-    decisions : list of bool
-        A row each.
-    request_ids : list of str
-        A row each.
-    model_version : str
-        Version that answered; empty when there are no rows.
-    model_versions : list of str
-        A row each, and only there when some rows were answered before, and come from the log.
-    """
-
-    predictions: list[float]
-    decisions: list[bool]
-    request_ids: list[str]
-    model_version: str
-    model_versions: list[str] | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def repeated(self) -> bool:
-        """Whether some of the rows were answered before."""
-        return self.model_versions is not msgspec.UNSET
-
-
-class _Job(msgspec.Struct, gc=False):
-    """A request that waits for its turn."""
-
-    body: bytes
-    request: Request
-    schema: Schema
-    arrived: float
-    future: asyncio.Future[Reply]
-
-
-class _Plan(msgspec.Struct, gc=False):
-    """Which rows of a job are new, and which were answered before."""
-
-    job: _Job
-    request_ids: list[str]
-    fresh: list[int] | None = None  # row numbers; None when all are
-    known: dict[int, Answer | str] | None = None  # an id stands for a row of this very batch
-
-
 class Batcher:
     """Scores requests in batches.
 
@@ -109,13 +59,13 @@ class Batcher:
     def __init__(self, current: Callable[[], Loaded | None], log: PredictionLog) -> None:
         self._current = current
         self._log = log
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._rows = 0
         self._scheduled = False
         self._row_seconds = WAITING_SECONDS / WAITING_ROWS
         self._prefix = secrets.token_hex(8)
         self._numbered = 0
-        self._unsynced: list[tuple[_Job, Reply]] = []
+        self._unsynced: list[tuple[Job, Reply]] = []
         self._syncing: asyncio.Task[None] | None = None
         self.predictions = 0
         self.repeated = 0
@@ -150,7 +100,7 @@ class Batcher:
             wait = math.ceil(self._rows * self._row_seconds)
             raise UnavailableError(f"{self._rows:,} rows are waiting to be scored", retry_after=max(wait, 1))
         loop = asyncio.get_running_loop()
-        job = _Job(body, request, model.schema, arrived, loop.create_future())
+        job = Job(body, request, model.schema, arrived, loop.create_future())
         self._jobs.append(job)
         self._rows += request.rows
         if not self._scheduled:
@@ -191,7 +141,7 @@ class Batcher:
                 _fail(job, UnavailableError(f"the server failed: {type(error).__name__}"))
         self._learn(rows, time.perf_counter() - begun)
 
-    def _recheck(self, jobs: list[_Job], model: Loaded) -> list[_Job]:
+    def _recheck(self, jobs: list[Job], model: Loaded) -> list[Job]:
         """Check requests again that were checked for the model before this one."""
         good = []
         for job in jobs:
@@ -206,14 +156,16 @@ class Batcher:
             good.append(job)
         return good
 
-    def _plan(self, jobs: list[_Job]) -> list[_Plan]:
+    def _plan(self, jobs: list[Job]) -> list[Plan]:
         """Tell rows that are new from rows that were answered before, or that stand twice in this batch."""
         plans = []
         seen: set[str] = set()
+        if any(job.request.request_ids is not None for job in jobs):
+            self._log.catch_up()
         for job in jobs:
             given = job.request.request_ids
             if given is None:
-                plans.append(_Plan(job, self._number(job.request.rows)))
+                plans.append(Plan(job, self._number(job.request.rows)))
                 continue
             fresh: list[int] = []
             known: dict[int, Answer | str] = {}
@@ -226,7 +178,7 @@ class Batcher:
                 else:
                     seen.add(request_id)
                     fresh.append(row)
-            plans.append(_Plan(job, given, fresh, known) if known else _Plan(job, given))
+            plans.append(Plan(job, given, fresh, known) if known else Plan(job, given))
         return plans
 
     def _number(self, rows: int) -> list[str]:
@@ -235,10 +187,10 @@ class Batcher:
         self._numbered += rows
         return [f"{self._prefix}-{number}" for number in range(first, first + rows)]
 
-    def _answer(self, jobs: list[_Job], model: Loaded) -> None:
+    def _answer(self, jobs: list[Job], model: Loaded) -> None:
         """Score, log and answer requests that fit the model."""
         plans = self._plan(jobs)
-        parts = [_Fresh.of(plan) for plan in plans]
+        parts = [Fresh.of(plan) for plan in plans]
         batch: Batch | None = None
         if any(part.values for part in parts):
             try:
@@ -260,7 +212,7 @@ class Batcher:
             if self._syncing is None:
                 self._syncing = asyncio.get_running_loop().create_task(self._sync())
 
-    def _score(self, parts: list[_Fresh], model: Loaded) -> Batch:
+    def _score(self, parts: list[Fresh], model: Loaded) -> Batch:
         """Score the new rows of all requests as one table."""
         columns: list[Any] = list(zip(*chain.from_iterable(part.values for part in parts), strict=True))
         found = model.score(columns)
@@ -273,8 +225,8 @@ class Batcher:
             threshold=model.threshold,
             served_at=time.time_ns(),
             request_ids=list(chain.from_iterable(part.request_ids for part in parts)),
-            entities=_fill([part.entities for part in parts], parts),
-            event_times=_fill([part.event_times for part in parts], parts),
+            entities=fill([part.entities for part in parts], parts),
+            event_times=fill([part.event_times for part in parts], parts),
             features=columns,
             scores=scores,
             decisions=model.model.decide(found).tolist(),
@@ -283,7 +235,7 @@ class Batcher:
             ),
         )
 
-    def _isolate(self, jobs: list[_Job], model: Loaded, error: Exception) -> None:
+    def _isolate(self, jobs: list[Job], model: Loaded, error: Exception) -> None:
         """Answer one by one, since one request made the model fail; only that one is refused."""
         if len(jobs) > 1:
             for job in jobs:
@@ -299,7 +251,7 @@ class Batcher:
             logger.error("version %d failed to score", model.version, exc_info=error)
             _fail(jobs[0], UnavailableError(f"version {model.version} failed to score: {type(error).__name__}"))
 
-    def _reply(self, plans: list[_Plan], batch: Batch | None, version: int) -> list[tuple[_Job, Reply]]:
+    def _reply(self, plans: list[Plan], batch: Batch | None, version: int) -> list[tuple[Job, Reply]]:
         """Give each request its part of the batch."""
         replies = []
         name = str(version)
@@ -309,7 +261,7 @@ class Batcher:
         for plan in plans:
             if plan.known:
                 if written is None:
-                    written = _answers(batch) if batch else {}
+                    written = answers_of(batch) if batch else {}
                 replies.append((plan.job, self._repeat(plan.request_ids, plan.known, written)))
                 start += len(plan.fresh or ())
                 continue
@@ -350,56 +302,12 @@ class Batcher:
         self._syncing = None
 
 
-class _Fresh(NamedTuple):
-    """The new rows of one request."""
-
-    request_ids: list[str]
-    values: Sequence[tuple[Any, ...]]
-    entities: list[Any] | None
-    event_times: list[Any] | None
-    arrived: float
-
-    @classmethod
-    def of(cls, plan: _Plan) -> _Fresh:
-        request, rows = plan.job.request, plan.fresh
-        entities, times = request.entities, request.event_times
-        if rows is None:
-            return cls(plan.request_ids, request.values, entities, times, plan.job.arrived)
-        return cls(
-            [plan.request_ids[row] for row in rows],
-            [request.values[row] for row in rows],
-            None if entities is None else [entities[row] for row in rows],
-            None if times is None else [times[row] for row in rows],
-            plan.job.arrived,
-        )
-
-
-def _answers(batch: Batch) -> dict[str, Answer]:
-    """Give the answers of a batch by request id."""
-    return {
-        request_id: Answer(score, decision, batch.version)
-        for request_id, score, decision in zip(batch.request_ids, batch.scores, batch.decisions, strict=True)
-    }
-
-
-def _fill(columns: list[list[Any] | None], parts: list[_Fresh]) -> list[Any]:
-    """Put columns end to end, with None for requests that have none; empty when no request has any."""
-    if all(column is None for column in columns):
-        return []
-    return list(
-        chain.from_iterable(
-            [None] * len(part.request_ids) if column is None else column
-            for column, part in zip(columns, parts, strict=True)
-        )
-    )
-
-
-def _fail(job: _Job, error: Exception) -> None:
+def _fail(job: Job, error: Exception) -> None:
     if not job.future.done():
         job.future.set_exception(error)
 
 
-def _resolve(replies: list[tuple[_Job, Reply]]) -> None:
+def _resolve(replies: list[tuple[Job, Reply]]) -> None:
     for job, reply in replies:
         if not job.future.done():
             job.future.set_result(reply)

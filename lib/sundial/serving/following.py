@@ -69,6 +69,7 @@ class AliasFollower:
     _recent: dict[int, Loaded] = field(default_factory=dict)
     _extras: tuple[int, Mapping[str, str]] = (-1, {})
     _failed: tuple[int, float] = (-1, 0.0)
+    looked: threading.Event = field(default_factory=threading.Event)  # set after the first look
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -85,6 +86,7 @@ class AliasFollower:
 
     def _run(self) -> None:
         self.look()
+        self.looked.set()
         while not self._stop.wait(self.poll_seconds):
             self.look()
 

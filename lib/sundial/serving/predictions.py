@@ -16,6 +16,7 @@ import pandas as pd
 
 from sundial.errors import PredictionLogError
 from sundial.serving.frames import list_segments, segment_path
+from sundial.serving.others import OtherWriters
 from sundial.serving.positions import Position
 from sundial.serving.records import Batch, decode_batch, encode_batch, to_table
 from sundial.serving.schema import Schema
@@ -93,6 +94,7 @@ class PredictionLog:
             on_sync_error=lambda error: self._fail(error),
         )
         self.recovery = self._writer.recovery
+        self._others = OtherWriters(folder, self._writer.writer)  # first, so that nothing is written in between
         self._answers = _recent_answers(folder, remembered)
         self._schema: Schema | None = None
         self._header: dict[str, object] = {}
@@ -110,6 +112,12 @@ class PredictionLog:
     def find(self, request_id: str) -> Answer | None:
         """Find what a request id was answered, if it is remembered."""
         return self._answers.get(request_id)
+
+    def catch_up(self) -> None:
+        """Learn what other processes answered since the last time, so that repeats which reach this one are found."""
+        for request_id, answer in self._others.read():
+            self._answers.setdefault(request_id, Answer(*answer))
+        self._trim()
 
     def forget(self, request_ids: list[str]) -> None:
         """Forget answers that turned out not to be on the disk."""
@@ -153,8 +161,11 @@ class PredictionLog:
         answers = self._answers
         for request_id, score, decision in zip(batch.request_ids, batch.scores, batch.decisions, strict=True):
             answers.setdefault(request_id, Answer(score, decision, batch.version))
-        while len(answers) > self.remembered:
-            del answers[next(iter(answers))]
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._answers) > self.remembered:
+            del self._answers[next(iter(self._answers))]
 
     def _fail(self, error: OSError) -> None:
         self.error = getattr(error, "message", "") or str(error)
@@ -175,6 +186,7 @@ class PredictionLog:
 
     def close(self) -> None:
         """Sync and close."""
+        self._others.close()
         self._writer.close()
 
 

@@ -27,6 +27,14 @@ def limit_threads() -> None:
     _limits[:] = [threadpool_limits(limits=1)]
 
 
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may: a connection is one, and the usual 1,024 are soon used up."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 @contextlib.contextmanager
 def stopping() -> Iterator[threading.Event]:
     """Turn SIGTERM and SIGINT into an event, where signals can be caught.

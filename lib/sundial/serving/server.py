@@ -7,12 +7,17 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from sundial.errors import PortInUseError, ServiceError, SundialError
-from sundial.serving.process import limit_threads, stopping
-from sundial.serving.sources import ModelSource, RegistrySource
+from sundial.serving.board import Board, Seat
+from sundial.serving.process import limit_threads, raise_file_limit, stopping
+from sundial.serving.workers import Workers, listen_beside, prepare
 from sundial.settings import Settings, load_settings
+
+if TYPE_CHECKING:  # numpy is loaded after its threads are limited
+    from sundial.serving.sources import ModelSource
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
@@ -68,6 +73,7 @@ def serve(
     *,
     port: int | None = None,
     source: ModelSource | None = None,
+    workers: int | None = None,
 ) -> None:
     """Run the model server of a pipeline until SIGTERM or SIGINT.
 
@@ -83,6 +89,9 @@ def serve(
         ``settings.serve_port`` by default; 0 for any that is free, which the first line of output names.
     source : ModelSource, optional
         Where models come from; the registry by default.
+    workers : int, optional
+        Processes that answer; ``settings.serve_workers`` by default. One answers in this process, several are watched
+        by it.
 
     Raises
     ------
@@ -90,19 +99,59 @@ def serve(
         When another process listens on the port.
     PredictionLogError
         When the prediction log cannot be written.
+    ServiceError
+        When the workers cannot start.
     """
     limit_threads()
-    import uvicorn
-
-    from sundial.serving.app import create_app
     from sundial.serving.predictions import production_folder
-    from sundial.serving.protocol import BoundedProtocol
     from sundial.serving.segments import check_writable
 
     settings = settings or load_settings()
+    count = workers or settings.serve_workers
+    raise_file_limit()
     listening = bind(settings.host, settings.serve_port if port is None else port)
     check_writable(production_folder(pipeline, settings))  # uvicorn would end without saying why
-    app = create_app(pipeline, source or RegistrySource(pipeline, settings), settings)
+    host, number = listening.getsockname()[:2]
+    several = f" with {count} workers" if count > 1 else ""
+    told = f"serving {pipeline}{several} on http://{host}:{number}"
+    if count == 1:
+        print(told, flush=True)
+        _answer(pipeline, settings, listening, source)
+        return
+    family = listening.family
+    listening.close()  # it only showed that nobody else is there, and which port is free
+    board = Board(count)
+    with listen_beside(host, number, family):  # keeps the port while workers come and go
+        prepare()
+
+        def work(worker: int, ready: Callable[[], None]) -> None:
+            with listen_beside(host, number, family) as own:
+                _answer(pipeline, settings, own, source, Seat(board, worker), ready)
+
+        Workers(count, work).run(lambda: print(told, flush=True))
+
+
+def _answer(
+    pipeline: str,
+    settings: Settings,
+    listening: socket.socket,
+    source: ModelSource | None,
+    seat: Seat | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer requests in this process."""
+    import uvicorn
+
+    from sundial.serving.app import create_app
+    from sundial.serving.protocol import BoundedProtocol
+    from sundial.serving.sources import RegistrySource
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    app = create_app(pipeline, source or RegistrySource(pipeline, settings), settings, seat=seat)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -113,14 +162,13 @@ def serve(
         log_config=None,
         server_header=False,
         proxy_headers=False,  # nothing here asks who called
+        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    address = listening.getsockname()
-    print(f"serving {pipeline} on http://{address[0]}:{address[1]}", flush=True)
     # uvicorn hands the signal on once it is done, which would end the process with an error
     with stopping():
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,10 +176,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sundial.serving.server", description=main.__doc__)
     parser.add_argument("--pipeline", required=True, help="folder under notebooks/")
     parser.add_argument("--port", type=int, default=None, help="SUNDIAL_SERVE_PORT or 8010 by default")
+    parser.add_argument("--workers", type=int, default=None, help="SUNDIAL_SERVE_WORKERS or 1 by default")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        serve(arguments.pipeline, port=arguments.port)
+        serve(arguments.pipeline, port=arguments.port, workers=arguments.workers)
     except SundialError as error:
         print(f"sundial: {error}", file=sys.stderr)
         return 1
