@@ -73,6 +73,7 @@ class Fresh(NamedTuple):
 
     @classmethod
     def of(cls, plan: Plan) -> Fresh:
+        """Take the new rows out of a request."""
         request, rows = plan.job.request, plan.fresh
         entities, times = request.entities, request.event_times
         if rows is None:
