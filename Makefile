@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test system fuzz lab up check format lock clean
+.PHONY: bench-evidence help setup demo test system fuzz lab up check format lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -45,6 +45,9 @@ system: $(READY)
 
 fuzz: $(READY)
 	@FUZZ_REQUESTS=10000 $(BIN)/pytest -q -s tests/serving/test_fuzz.py
+
+bench-evidence: $(READY)
+	@$(BIN)/python -m tests.benchmarks.evidence
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks/ $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None \

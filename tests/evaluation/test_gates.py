@@ -163,12 +163,12 @@ def test_fails_with_its_own_sentence(scrap, bounds, sentence):
         (
             "guardrail",
             {"allowed_harm": 0.0},
-            "the gate fails: one segment figure is worse: recall of shop shoes -0.200 (-0.300 to -0.100) (rows 1,000)",
+            "the gate fails: one segment is worse off: shop shoes, recall -0.200 (-0.300 to -0.100) (rows 1,000)",
         ),
         (
             "guardrail.recall",
             {"allowed_harm": 0.05},
-            "the gate fails: one segment figure is worse by more than the allowed 0.050: recall of shop shoes -0.200 "
+            "the gate fails: one segment is worse off by more than the allowed 0.050: shop shoes, recall -0.200 "
             "(-0.300 to -0.100) (rows 1,000)",
         ),
         (
@@ -210,8 +210,8 @@ def test_a_guardrail_names_the_first_of_many():
     """Of twelve harmed segments eight are named and four counted."""
     result = judge("many", stage="10_compare_shadow", allowed_harm=0.0)
 
-    assert "12 segment figures are worse: many of shop 0 -0.200" in result.sentence
-    assert "shop 7 -0.200 (-0.300 to -0.100) and 4 more" in result.sentence
+    assert "12 segments are worse off: shop 0, many -0.200 (-0.300 to -0.100); shop 1, many" in result.sentence
+    assert "shop 7, many -0.200 (-0.300 to -0.100); and 4 more" in result.sentence
 
 
 def test_a_guardrail_passes_and_says_what_it_could_not_judge():

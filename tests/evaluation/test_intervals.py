@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sundial.evaluation.intervals import bootstrap, paired_bootstrap
+from sundial.evaluation.intervals import bootstrap, paired_bootstrap, unpaired_difference
 from sundial.evaluation.metrics import METRICS, value_at
 
 
@@ -208,3 +208,30 @@ def test_cluster_names_must_match_rows():
     """A cluster for each row, or an error."""
     with pytest.raises(ValueError, match="1 cluster names for 2 rows"):
         bootstrap([0, 1], [0.1, 0.9], "brier", clusters=[1])
+
+
+def test_two_weeks_differ_by_what_their_intervals_allow():
+    """A difference of independent estimates is as uncertain as the two together, whichever way is good."""
+    later = {"estimate": 0.7, "low": 0.67, "high": 0.73, "confidence": 0.95, "rows": 90}
+    earlier = {"estimate": 0.6, "low": 0.56, "high": 0.64, "confidence": 0.95, "rows": 80}
+    found = unpaired_difference(later, earlier)
+    turned = unpaired_difference(later, earlier, higher_is_better=False)
+
+    assert (found["estimate"], found["low"], found["high"]) == pytest.approx((0.1, 0.05, 0.15))
+    assert (turned["estimate"], turned["low"], turned["high"]) == pytest.approx((-0.1, -0.15, -0.05))
+    assert found["rows"] == 80
+    known = {"estimate": 0.6, "low": math.nan, "high": math.nan}
+    assert unpaired_difference(later, known)["low"] == pytest.approx(0.07)
+
+
+def test_intervals_of_differences_hold_the_truth():
+    """Over 300 pairs of simulated weeks the interval of the difference of two shares holds the true one."""
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        weeks = [(random.random(400) < share).astype(float) for share in (0.3, 0.2)]
+        estimates = [bootstrap(np.zeros(400), week, "alert_share", resamples=200) for week in weeks]
+        found = unpaired_difference(*estimates, higher_is_better=None)
+        held += found["low"] <= 0.1 <= found["high"]
+
+    assert held / 300 == pytest.approx(0.95, abs=0.04)

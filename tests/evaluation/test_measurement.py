@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sundial.evaluation.measurement import measure_days, measure_model, measure_segments
+from sundial.evaluation.measurement import (
+    compare_estimates,
+    measure_days,
+    measure_model,
+    measure_segments,
+    write_numbers,
+)
 from sundial.evaluation.metrics import METRICS
 
 
@@ -83,3 +89,40 @@ def test_days_without_labels_have_rows():
     assert table.loc[last, "mature"] == 0
     assert math.isnan(table.loc[last, "roc_auc"])
     assert table["rows"].sum() == 1400
+
+
+def test_two_weeks_are_compared_metric_by_metric():
+    """What both have is compared, in the direction of each metric, and a verdict needs the interval."""
+
+    def estimate(value: float, reach: float) -> dict:
+        ends = {"low": value - reach, "high": value + reach}
+        return {"estimate": value, **ends, "confidence": 0.95, "rows": 100, "method": ""}
+
+    later = {
+        "recall": estimate(0.5, 0.01),
+        "log_loss": estimate(0.5, 0.01),
+        "alert_share": estimate(0.2, 0.01),
+        "brier": estimate(0.38, 0.1),
+        "value": estimate(math.nan, math.nan),
+        "roc_auc": estimate(0.8, 0.1),
+    }
+    earlier = {name: estimate(0.4 if name != "alert_share" else 0.1, 0.01) for name in later if name != "roc_auc"}
+    table = compare_estimates(later, earlier)
+
+    assert table["verdict"].to_dict() == {
+        "recall": "better",
+        "log_loss": "worse",
+        "alert_share": "changed",
+        "brier": "unclear",
+        "value": "undefined",
+    }
+    assert table.loc["log_loss", "difference"] == pytest.approx(-0.1)
+    assert table.loc["recall", ["earlier", "later"]].tolist() == [0.4, 0.5]
+
+
+def test_numbers_are_written_as_people_read_them():
+    """Shares have four decimals and money none; what is no number stays, and what is missing is blank."""
+    table = write_numbers(pd.DataFrame({"a": [0.12345, 49_012.9, math.nan], "b": ["worse", "", "as is"], "c": 3}))
+
+    assert table["a"].tolist() == ["0.1235", "49,013", ""]
+    assert (table["b"].tolist(), table["c"].tolist()) == (["worse", "", "as is"], [3, 3, 3])

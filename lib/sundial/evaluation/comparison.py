@@ -27,7 +27,7 @@ from sundial.evaluation.metrics import METRICS, Metric, Value, value_at
 
 SMALL_SEGMENT = 200  # labelled rows, of one model alone; two models are compared by `guardrail`
 #: Those of METRICS that read scores; the others read decisions.
-OF_SCORES = ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error")
+OF_SCORES = ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error", "calibration_gap")
 OF_DECISIONS = ("recall", "precision")
 SWAPS = {
     (True, True): "alerted by both",

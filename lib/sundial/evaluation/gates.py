@@ -222,7 +222,7 @@ def _judge_guardrail(found: Any, name: str, allowed: float) -> float:
     """Look for segments whose whole interval lies below what is allowed; return the end that lies lowest."""
     if not _is_guardrail(found):
         raise _FailureError(f"{name} is {_kind(found)} and not a comparison of segments: it has no 'groups'")
-    harmed: list[tuple[float, str]] = []
+    harmed: dict[str, list[str]] = {}
     lowest = math.inf
     for figure, summary in _figures(found, name).items():
         if not _number(summary, _words(figure), "judged") or not summary["groups"]:
@@ -234,13 +234,14 @@ def _judge_guardrail(found: Any, name: str, allowed: float) -> float:
             middle, low, high = (_number(estimate, what, end) for end in ("estimate", "low", "high"))
             lowest = min(lowest, high)
             if high < -allowed:
-                harmed.append((high, f"{what} {_show(middle)} ({_show(low)} to {_show(high)})"))
+                text = f"{_words(figure)} {_show(middle)} ({_show(low)} to {_show(high)})"
+                harmed.setdefault(group, []).append(text)
     if harmed:
-        names = [text for _, text in sorted(harmed, key=lambda item: item[0])]
-        count = f"{len(harmed)} segment figures are" if len(harmed) > 1 else "one segment figure is"
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        names = [f"{group}, {', '.join(texts)}" for group, texts in harmed.items()]
+        count = f"{len(names)} segments are" if len(names) > 1 else "one segment is"
+        more = f"; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         limit = f" by more than the allowed {_show(allowed)}" if allowed else ""
-        raise _FailureError(f"{count} worse{limit}: {', '.join(names[:MOST_NAMED])}{more}", lowest)
+        raise _FailureError(f"{count} worse off{limit}: {'; '.join(names[:MOST_NAMED])}{more}", lowest)
     return lowest
 
 

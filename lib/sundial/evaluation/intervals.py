@@ -155,6 +155,46 @@ def paired_bootstrap(
     return _estimate(difference, len(labels), clusters, resamples, seed, confidence, unit, "paired ")
 
 
+def unpaired_difference(later: Estimate, earlier: Estimate, *, higher_is_better: bool | None = True) -> Estimate:
+    """Estimate how much better one estimate is than another that rests on other rows.
+
+    Parameters
+    ----------
+    later, earlier : Estimate
+        Independent of each other, such as two weeks, or a forecast and what came of it. Where an end is undefined the
+        estimate itself is taken, as of a number that is known exactly.
+    higher_is_better : bool or None
+        As of the metric.
+
+    Returns
+    -------
+    Estimate
+        Positive where `later` is better (later - earlier where neither direction is better by itself). The interval is
+        made of the two intervals alone, whatever method they are of (Zou and Donner 2008, Statistics in Medicine
+        27:1693-1702, eq. 3).
+    """
+    first, second = _ends(later), _ends(earlier)
+    if higher_is_better is False:
+        first, second = second, first
+    gap = first[1] - second[1]
+    low = gap - np.hypot(first[1] - first[0], second[2] - second[1])
+    high = gap + np.hypot(first[2] - first[1], second[1] - second[0])
+    return Estimate(
+        estimate=float(gap),
+        low=float(low),
+        high=float(high),
+        confidence=min(later.get("confidence", 0.95), earlier.get("confidence", 0.95)),
+        rows=min(later.get("rows", 0), earlier.get("rows", 0)),
+        method="difference of two estimates on different rows",
+    )
+
+
+def _ends(estimate: Estimate) -> tuple[float, float, float]:
+    middle = estimate["estimate"]
+    low, high = estimate.get("low", middle), estimate.get("high", middle)
+    return low if np.isfinite(low) else middle, middle, high if np.isfinite(high) else middle
+
+
 def undefined(rows: int, method: str, *, confidence: float = 0.95) -> Estimate:
     """Return an estimate that no gate passes, with the reason in place of the method."""
     nan = float("nan")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from sundial.evaluation.comparison import OF_DECISIONS, OF_SCORES, SMALL_SEGMENT, days
-from sundial.evaluation.intervals import Estimate, bootstrap
+from sundial.evaluation.intervals import Estimate, bootstrap, unpaired_difference
 from sundial.evaluation.metrics import METRICS, Metric, Value, value_at
 
 
@@ -52,6 +52,50 @@ def measure_model(
     outcome = rows[label].astype("float64")
     columns = {name: rows[score if name in OF_SCORES else decision].astype("float64") for name in measures}
     return {name: bootstrap(outcome, columns[name], measure, **how) for name, measure in measures.items()}
+
+
+def compare_estimates(later: Mapping[str, Estimate], earlier: Mapping[str, Estimate]) -> pd.DataFrame:
+    """Compare two sets of estimates that rest on different rows, such as two weeks, or a forecast and what came.
+
+    Parameters
+    ----------
+    later, earlier : mapping of str to Estimate
+        By metric; what only one of them has is left out.
+
+    Returns
+    -------
+    DataFrame
+        A row a metric: ``earlier``, ``later``, ``difference`` with ``low`` and ``high`` (positive: better; later -
+        earlier of a metric that is neither), and ``verdict``: ``better``, ``worse`` or ``changed`` where the interval
+        does not hold 0, ``unclear`` where it does, ``undefined`` where there is none.
+    """
+    lines = {}
+    for name in [name for name in later if name in earlier]:
+        better = METRICS[name].higher_is_better if name in METRICS else True
+        found = unpaired_difference(later[name], earlier[name], higher_is_better=better)
+        shown = found["low"] > 0 or found["high"] < 0
+        word = "changed" if better is None else "better" if found["estimate"] > 0 else "worse"
+        lines[name] = {
+            "earlier": earlier[name]["estimate"],
+            "later": later[name]["estimate"],
+            "difference": found["estimate"],
+            "low": found["low"],
+            "high": found["high"],
+            "verdict": "undefined" if pd.isna(found["estimate"]) else word if shown else "unclear",
+        }
+    columns = ["earlier", "later", "difference", "low", "high", "verdict"]
+    return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+
+
+def write_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Write a table's numbers as people read them: four decimals, none from 100 on, with separators."""
+
+    def write(cell: Any) -> Any:
+        if not isinstance(cell, float):
+            return cell
+        return "" if pd.isna(cell) else f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.4f}"
+
+    return table.astype(object).map(write)
 
 
 def measure_segments(

@@ -255,6 +255,11 @@ brier = Metric("brier", _ratio(lambda y, s: ((s - y) ** 2, np.ones_like(y))), hi
 #: same ruler. It is never 0 on real rows: a perfect model shows about 0.01 on 6,000 of them.
 calibration_error = Metric("calibration_error", _prepare_calibration_error, higher_is_better=False, bounds=SHARE)
 
+#: Mean score less the share of label 1: calibration in the large, positive where more is expected than happens.
+calibration_gap = Metric(
+    "calibration_gap", _ratio(lambda y, s: (s - y, np.ones_like(y))), higher_is_better=None, bounds=(-1.0, 1.0)
+)
+
 #: By name. The last three read decisions: give 0 and 1 (or bool) as the score.
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -264,6 +269,7 @@ METRICS: dict[str, Metric] = {
         log_loss,
         brier,
         calibration_error,
+        calibration_gap,
         recall_at(0.5),
         precision_at(0.5),
         alert_share_at(0.5),

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from sundial.errors import ServiceError
+from sundial.monitoring.weeks import list_weeks
 from sundial.operations.notices import read_notices
 from sundial.operations.prefect_api import PrefectApi
 from sundial.pipeline import Pipeline
@@ -62,7 +63,8 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
     -------
     dict
         ``aliases``, ``server`` (its health, empty when down), ``prefect`` (bool), ``questions``, ``scheduled`` and
-        ``failed`` flow runs, ``runs`` and ``notices``; all JSON.
+        ``failed`` flow runs, ``weeks`` (when labels are mature, and reviews that are open or overdue), ``runs`` and
+        ``notices``; all JSON.
     """
     registry = Registry(settings)
     aliases = {}
@@ -87,6 +89,7 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
         "questions": [],
         "scheduled": [],
         "failed": [],
+        "weeks": [week.as_dict() for week in list_weeks(pipeline, settings)[-4:]],
         "runs": runs[-8:],
         "notices": read_notices(settings, last=5),
     }

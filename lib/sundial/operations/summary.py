@@ -136,6 +136,15 @@ def print_status(found: dict[str, Any], settings: Settings) -> None:
             when = entry["at"][:16] if key == "scheduled" else ""
             why = f": {entry['message']}" if key == "failed" and entry["message"] else ""
             say(f"  {when} {entry['name'] or entry['flow']}{why}\n    {entry['link']}", highlight=False, soft_wrap=True)
+    for week in found["weeks"]:
+        what = f"the review of version {week['version']}, {week['since'][:10]} to {week['until'][:10]},"
+        said = {
+            "maturing": f"opens on {week['opens'][:10]}, when its labels are mature",
+            "open": f"is open, and due by {week['due'][:16]} UTC",
+            "overdue": f"is OVERDUE since {week['due'][:16]} UTC: sundial approve",
+            "answered": f"was answered: {week['answer']}",
+        }[week["state"]]
+        say(f"  {what} {said}", style="bold red" if week["state"] == "overdue" else None, highlight=False)
     if found["notices"] and not found["failed"]:
         say("\nLatest notices")
         for notice in found["notices"]:
