@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: bench-evidence help setup demo test system fuzz lab up check format lock clean
+.PHONY: help setup demo test fuzz bench-evidence lab up check format lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -39,9 +39,6 @@ demo: $(READY)  ## turn the whole loop once (APPROVE=name answers in your place)
 
 test: $(READY)  ## run every test
 	@$(BIN)/pytest
-
-system: $(READY)
-	@$(BIN)/pytest --override-ini "addopts=--import-mode=importlib" tests/e2e
 
 fuzz: $(READY)
 	@FUZZ_REQUESTS=10000 $(BIN)/pytest -q -s tests/serving/test_fuzz.py

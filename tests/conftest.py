@@ -35,6 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
     }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow end-to-end tests last, so that a plain mistake shows in seconds."""
+    items.sort(key=lambda item: "e2e" in item.path.parts)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what the session left in its temporary folder."""
     shutil.rmtree(config.stash[_scratch], ignore_errors=True)
