@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench-evidence lab up check format lock clean
+.PHONY: help setup demo test fuzz bench-evidence lab up check format lock bench-instant clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -68,6 +68,9 @@ lock: $(READY)  ## choose newer versions and write constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-emit-index-url \
 		--no-emit-find-links --no-annotate pyproject.toml --extra dev -o constraints.txt
+
+bench-instant: $(READY)
+	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_instant.py
 
 clean:  ## remove .venv and caches; artifacts/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from sundial.runs import open_run
 
 
 @flow(name="comparison", on_failure=[tell], on_crashed=[tell])
-def comparison(pipeline: str, run: str, as_of: str) -> Any:
+def comparison(pipeline: str, run: str, as_of: str, since: str = "") -> Any:
     """Compare the candidate of a run with production, and ask for its approval when the gates let it pass.
 
     Parameters
@@ -26,12 +26,14 @@ def comparison(pipeline: str, run: str, as_of: str) -> Any:
         Names of the pipeline and of the candidate's run.
     as_of : str
         The day the soak is over; labels known later are not used.
+    since : str
+        First event time to compare; when the candidate went into the shadow by default.
     """
     declared, opened = load_pipeline(pipeline), open_run(run)
     if not is_candidate(opened):
         return Completed(name="Superseded", message=f"{run} is no longer the candidate in shadow")
     wait_for_shadow(opened)
-    stage(run, "10_compare_shadow", as_of=as_of)
+    stage(run, "10_compare_shadow", as_of=as_of, parameters={"since": since} if since else None)
     try:
         pass_gates(opened, declared, "comparison")
     except GateFailedError as error:

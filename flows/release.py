@@ -10,7 +10,7 @@ from prefect.states import Failed
 
 from flows.stages import show, stage, start, tell
 from sundial.errors import GateFailedError
-from sundial.operations.handover import supersede
+from sundial.operations.handover import soak_on_log, supersede
 from sundial.pipeline import load_pipeline
 from sundial.release.approval import evidence_hash
 from sundial.release.registry import Registry
@@ -48,6 +48,10 @@ def release(pipeline: str, as_of: str = "") -> Any:
         evidence = evidence_hash(run)
         asked = {"pipeline": pipeline, "run": run.name, "evidence": evidence, "as_of": f"{run.as_of:%Y-%m-%d}"}
         start("promotion", run, asked, key=f"promotion {run.name} {evidence}")
+    elif declared.schedule.soak_on_log:
+        since = soak_on_log(run, declared)
+        asked = {"pipeline": pipeline, "run": run.name, "as_of": f"{run.as_of:%Y-%m-%d}", "since": since}
+        start("comparison", run, asked, key=f"comparison {run.name}")
     else:
         date = f"{comparison_date(run, declared):%Y-%m-%d}"
         asked = {"pipeline": pipeline, "run": run.name, "as_of": date}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.stages import tell
-from sundial.operations.handover import roll_back
+from sundial.operations.rollback import roll_back
 
 
 @flow(name="rollback", on_failure=[tell], on_crashed=[tell])

@@ -12,7 +12,7 @@ import pytest
 from sundial.cli import app, main
 
 COMMANDS = ["up", "release", "approve", "rollback", "status", "serve", "shadow", "traffic", "run", "report", "demo"]
-COMMANDS += ["new", "try"]
+COMMANDS += ["new", "try", "log"]
 
 
 def test_there_is_a_command_for_each_thing_a_person_does():

@@ -209,6 +209,8 @@ class Schedule(Strict):
         Name from the IANA database.
     soak : timedelta
         How long a candidate stays in shadow before it is compared.
+    soak_on_log : timedelta
+        How much of the traffic that is logged already a candidate is scored on instead, at once; 0 for none.
     watch : timedelta
         How much of production's time a monitoring looks at.
     approval_expires : timedelta
@@ -218,8 +220,24 @@ class Schedule(Strict):
     cron: str
     timezone: str = "UTC"
     soak: Duration = timedelta(days=7)
+    soak_on_log: Duration = timedelta(0)
     watch: Duration = timedelta(days=7)
     approval_expires: Duration = timedelta(days=6)
+
+
+class Serving(Strict):
+    """What a candidate must do before an alias may point to it.
+
+    Attributes
+    ----------
+    latency_budget : timedelta
+        What 95 % of single requests must be answered within, one after the other.
+    requests : int
+        How many of the newest logged requests a fresh server is asked.
+    """
+
+    latency_budget: Duration = timedelta(milliseconds=250)
+    requests: Annotated[int, Field(ge=1, le=10_000)] = 200
 
 
 # The same for every model: notebooks/lifecycle.

@@ -14,6 +14,7 @@ SundialError                         everything below; catch this one to catch a
 │   └── KernelDiedError
 ├── GateFailedError      RuntimeError  one or more gates failed: nothing was deployed
 ├── ModelRefusedError    TypeError   a model file holds what our allow-list does not trust
+├── ServabilityError RuntimeError    a candidate cannot be served: it fails, is too slow, or answers otherwise
 ├── RegistryError                    the model registry cannot do what was asked
 │   └── VersionNotFoundError   LookupError
 ├── ApprovalError                    a decision cannot be taken
@@ -140,6 +141,10 @@ class GateFailedError(SundialError, RuntimeError):
 
 class ModelRefusedError(SundialError, TypeError):
     """A model file holds types that our allow-list does not trust."""
+
+
+class ServabilityError(SundialError, RuntimeError):
+    """A candidate cannot be served: it does not load, is too slow, or answers otherwise than in evaluation."""
 
 
 class RegistryError(SundialError):

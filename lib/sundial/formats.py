@@ -15,8 +15,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from sundial.errors import ArtifactCorruptError, ArtifactNotFoundError, ModelRefusedError, SundialError
 
 # What skops does not trust by itself and we do, for files whose hash we wrote ourselves: the nodes of scikit-learn's
@@ -65,6 +63,16 @@ def write_bytes_atomically(path: Path, data: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file, and its name, to the disk: it must survive a power cut."""
+    for target in (path, path.parent):
+        handle = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json_atomically(path: Path, value: Any) -> Path:
@@ -204,6 +212,8 @@ def write_value(folder: Path, name: str, value: Any) -> Path:
     ModelRefusedError
         When an estimator could not be loaded again; see :func:`load_model`.
     """
+    import pandas as pd  # here, since what only hashes and reads JSON must be quick to import
+
     if isinstance(value, pd.DataFrame):
         if any(level is not None for level in value.index.names):
             raise SundialError(
@@ -249,6 +259,8 @@ def read_value(path: Path) -> Any:
     if path.suffix == ".skops":
         return load_model(path)
     try:
+        import pandas as pd
+
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ArtifactCorruptError(f"{path} is not Parquet: {error}", hint="run the stage again") from error

@@ -26,6 +26,7 @@ from sundial.declarations import (
     LabelSpec,
     Schedule,
     Segments,
+    Serving,
     StageSpec,
     Strict,
 )
@@ -64,6 +65,8 @@ class Pipeline(Strict):
         Functions of the user's package.
     schedule : Schedule
         The week.
+    serving : Serving
+        What a candidate must do before it may be served.
     calendar : Calendar, optional
         For data that ends.
     """
@@ -81,6 +84,7 @@ class Pipeline(Strict):
     gates: Gates = Gates()
     hooks: Hooks
     schedule: Schedule
+    serving: Serving = Serving()
     calendar: Calendar | None = None
     folder: Path = Path()
 

@@ -104,9 +104,24 @@ class Settings(BaseSettings):
         Prefect notification block that failures are sent to, as ``type/name``; empty for none.
     token : SecretStr
         What callers of the model server must send as ``Authorization: Bearer``; empty lets everybody in.
+    predictions_url : SecretStr, optional
+        PostgreSQL database for the prediction log, as ``postgresql://user:password@host/name``; files under artifacts
+        without it.
     log_sync_ms : int
         Longest time, in milliseconds, that a power cut can take from the prediction log; 0 syncs before
         each answer.
+    log_failure : str
+        What becomes of requests while the prediction log cannot be written: ``refuse`` answers 503, ``answer``
+        answers all the same, and counts the rows as unlogged.
+    log_keep_days, log_keep_mb : int
+        How long, and how much of, the prediction log is kept once it is compacted; 0 for all of it. What a shadow has
+        yet to score is kept in any case.
+    log_compact_seconds : int
+        How often the shadow scorer compacts the log; 0 for never.
+    shadow_deadline_ms : int
+        Longest time that a shadow may take over a batch, or over a single row, before its process is killed.
+    shadow_memory_mb : int
+        Most memory, in MiB, that the process of a shadow may take.
     """
 
     model_config = SettingsConfigDict(env_prefix="SUNDIAL_", env_ignore_empty=True, extra="ignore", frozen=True)
@@ -122,7 +137,14 @@ class Settings(BaseSettings):
     kernel_socket: str = ""
     notification_block: str = ""
     token: SecretStr = SecretStr("")
+    predictions_url: SecretStr | None = None
     log_sync_ms: int = Field(default=50, ge=0, le=10_000)
+    log_failure: Literal["refuse", "answer"] = "refuse"
+    log_keep_days: int = Field(default=0, ge=0)
+    log_keep_mb: int = Field(default=0, ge=0)
+    log_compact_seconds: int = Field(default=300, ge=0)
+    shadow_deadline_ms: int = Field(default=10_000, ge=100)
+    shadow_memory_mb: int = Field(default=2048, ge=64)
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sundial.errors import ApprovalRefusedError
-from sundial.operations.handover import roll_back
+from sundial.operations.rollback import roll_back
 from sundial.operations.status import read_status, wait_for_version
 from sundial.operations.system import check_schedule
 from sundial.operations.traffic import Replay

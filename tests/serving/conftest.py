@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # folder_source and processes are run as scripts, too
 
 from folder_source import FolderSource, build_version
+from logwriter import Writer
 from processes import Process, running
 
 from sundial.settings import Settings
@@ -42,6 +43,14 @@ def settings(tmp_path: Path) -> Settings:
     """Give settings with artifacts of their own."""
     (tmp_path / "artifacts").mkdir(exist_ok=True)
     return Settings(artifacts=tmp_path / "artifacts")
+
+
+@pytest.fixture
+def writer(settings: Settings) -> Iterator[Writer]:
+    """Open a prediction log."""
+    made = Writer(settings)
+    yield made
+    made.log.close()
 
 
 @dataclass(frozen=True)

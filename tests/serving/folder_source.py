@@ -21,6 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from sundial.formats import hash_file, write_json_atomically, write_value
 from sundial.release.models import ServableModel, load_servable
+from sundial.release.pointer import Pointer, RollbackOrder
+from sundial.settings import Settings
 
 FEATURES = {"distance": "float64", "minute": "int64", "weekend": "bool", "carrier": "str"}
 CARRIERS = ("AA", "B6", "DL", "UA")
@@ -48,9 +50,37 @@ class FolderSource:
         found = json.loads(path.read_text()).get(name) if path.exists() else None
         return FolderVersion(**found) if found else None
 
+    def shadows(self) -> Mapping[str, FolderVersion]:
+        """Say which versions are in shadow, by alias."""
+        path = self.root / "aliases.json"
+        aliases = json.loads(path.read_text()) if path.exists() else {}
+        return {name: FolderVersion(**found) for name, found in sorted(aliases.items()) if "shadow" in name and found}
+
+    def version(self, number: int) -> FolderVersion:
+        """Find a version by its number."""
+        folder = f"v{number}"
+        return FolderVersion(number, folder, hash_file(self.root / folder / "model.skops"))
+
     def load(self, version: FolderVersion) -> ServableModel:
         """Load a version."""
         return load_servable(self.root / version.folder, expected_sha256=version.sha256, version=version.version)
+
+    def previous(self) -> FolderVersion | None:
+        """Say which version a rollback goes back to: the one that production pointed to before."""
+        path = self.root / "aliases.json"
+        found = json.loads(path.read_text()).get("before production") if path.exists() else None
+        return FolderVersion(**found) if found else None
+
+    def record(self, order: RollbackOrder) -> None:
+        """Record a rollback that was carried out already."""
+        present = self.alias("production")
+        if present is not None and present.version == order.away_from:
+            self.point("production", order.to["version"])
+        Pointer("demo", Settings()).withdraw(order)
+
+    def remember(self, fields: Mapping[str, Any]) -> FolderVersion:
+        """Make a version of what was written down of it."""
+        return FolderVersion(**fields)
 
     def features(self, version: FolderVersion) -> Mapping[str, str]:
         """Read the dtypes of a version's features."""
@@ -62,6 +92,8 @@ class FolderSource:
         path = self.root / "aliases.json"
         aliases = json.loads(path.read_text()) if path.exists() else {}
         folder = f"v{version}"
+        if alias == "production" and aliases.get(alias):
+            aliases["before production"] = aliases[alias]
         aliases[alias] = version and {
             "version": version,
             "folder": folder,
@@ -84,7 +116,9 @@ def sample_rows(rows: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def build_version(root: Path, version: int, *, strict: bool = False, extra: Mapping[str, Any] | None = None) -> None:
+def build_version(
+    root: Path, version: int, *, strict: bool = False, extra: Mapping[str, Any] | None = None, trees: int = 5
+) -> None:
     """Fit and save a small model; a strict one raises for a carrier that it does not know."""
     frame = sample_rows(600, seed=version)
     for name, value in (extra or {}).items():
@@ -93,7 +127,7 @@ def build_version(root: Path, version: int, *, strict: bool = False, extra: Mapp
     encoder = OneHotEncoder(handle_unknown="error" if strict else "ignore", sparse_output=False)
     model = make_pipeline(
         make_column_transformer((encoder, ["carrier"]), remainder="passthrough"),
-        HistGradientBoostingClassifier(max_iter=5, max_leaf_nodes=8, random_state=version),
+        HistGradientBoostingClassifier(max_iter=trees, max_leaf_nodes=8 if trees < 50 else 31, random_state=version),
     )
     with threadpool_limits(1):  # threads that wait for each other on busy cores would take seconds
         model.fit(frame, label)

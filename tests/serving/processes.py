@@ -83,12 +83,15 @@ def main(role: str, models: str) -> None:
 
     sys.path.insert(0, str(HERE))
     from folder_source import FolderSource
+    from trouble import TroubledSource
 
     logging.basicConfig(level=logging.INFO)
     be_impatient(json.loads(os.environ.get("IMPATIENT", "{}")))
-    source = FolderSource(Path(models))
+    source = TroubledSource(Path(models)) if role == "troubled" else FolderSource(Path(models))
     if role == "server":
         serve("demo", port=0, source=source)
+    elif role == "server-on-port":
+        serve("demo", source=source)
     else:
         print("scoring demo", flush=True)
         score_shadow("demo", source=source)

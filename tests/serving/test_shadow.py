@@ -3,66 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from folder_source import FolderSource, sample_rows
+from folder_source import FolderSource
+from logwriter import Writer
 from processes import running
 
 from sundial.errors import PredictionLogError, ServiceError
-from sundial.serving.predictions import PredictionLog, log_position, production_folder, read_log
-from sundial.serving.records import Batch
-from sundial.serving.schema import Schema
-from sundial.serving.scorer import ShadowScorer, StoppedError, read_status
+from sundial.serving.predictions import log_position, production_folder, read_log
+from sundial.serving.scorer import StoppedError, VersionScorer
 from sundial.serving.shadow import lag, read_shadow_scores, score_shadow, wait_until_caught_up
-from sundial.serving.shadowlog import shadow_folder
+from sundial.serving.shadowlog import read_totals, shadow_folder
+from sundial.serving.status import read_status
 from sundial.settings import Settings
-
-FEATURES = {"distance": "float64", "minute": "int64", "weekend": "bool", "carrier": "str"}
-SCHEMA = Schema.of(FEATURES)
-
-
-class Writer:
-    """Writes rows to a prediction log as a server would."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.log = PredictionLog(production_folder("demo", settings), segment_bytes=20_000)
-        self.rows = 0
-
-    def write(self, rows: int, *, a_batch: int = 1, **columns: Any) -> None:
-        """Write rows that are all different."""
-        frame = sample_rows(rows, seed=self.rows).assign(**columns)
-        for start in range(0, rows, a_batch):
-            part = frame.iloc[start : start + a_batch]
-            ids = [str(self.rows + number) for number in range(len(part))]
-            self.log.append(
-                Batch(
-                    1,
-                    0.4,
-                    time.time_ns(),
-                    ids,
-                    [],
-                    [],
-                    [part[name].astype(object).tolist() for name in FEATURES],
-                    [0.5] * len(part),
-                    [True] * len(part),
-                    [0.1] * len(part),
-                ),
-                SCHEMA,
-            )
-            self.rows += len(part)
-
-
-@pytest.fixture
-def writer(settings: Settings) -> Iterator[Writer]:
-    """Open a prediction log."""
-    made = Writer(settings)
-    yield made
-    made.log.close()
 
 
 def scores_of(settings: Settings, version: int = 2) -> pd.DataFrame:
@@ -160,17 +117,13 @@ def test_lost_rows_are_counted(models: FolderSource, settings: Settings, writer:
     data[data.index(b"\xa17") + 1] ^= 0x01  # in the row with id 7
     path.write_bytes(data)
     models.point("shadow", 2)
-    scorer = ShadowScorer("demo", models, settings)
 
-    assert scorer.run(once=True) == 19
+    assert score_shadow("demo", settings, once=True, source=models) == 19
 
     assert 19 == len(read_shadow_scores("demo", 2, settings))
-    models.point("shadow", 2)
-    again = ShadowScorer("demo", models, settings)
-    again._look(strict=True)
-    assert again._log is not None
-    assert (19, 0, 1) == (again._log.totals.rows, again._log.totals.errors, again._log.totals.lost_rows)
-    again._leave()
+    totals = read_totals(shadow_folder("demo", 2, settings))
+    assert totals is not None
+    assert (19, 0, 1) == (totals.rows, totals.errors, totals.lost_rows)
 
 
 def test_lag_counts_what_is_left(models: FolderSource, settings: Settings, writer: Writer) -> None:
@@ -211,14 +164,13 @@ def test_two_scorers_never_write_one_log(models: FolderSource, settings: Setting
     """A second scorer is refused while the first one runs."""
     writer.write(4)
     models.point("shadow", 2)
-    first = ShadowScorer("demo", models, settings)
-    first._look(strict=True)
+    first = VersionScorer("demo", models.shadows()["shadow"], models, settings)
 
     with pytest.raises(PredictionLogError, match="already being written"):
         score_shadow("demo", settings, once=True, source=models)
 
     assert first.step() == 4
-    first._leave()
+    first.close()
 
 
 def test_a_stop_in_the_middle_of_a_batch_scores_it_again(
@@ -227,12 +179,12 @@ def test_a_stop_in_the_middle_of_a_batch_scores_it_again(
     """A batch that a stop interrupts leaves no half of itself."""
     writer.write(40, a_batch=40)
     models.point("shadow", 2)
-    scorer = ShadowScorer("demo", models, settings)
-    scorer._look(strict=True)
-    scorer.stop.set()
+    stop = threading.Event()
+    scorer = VersionScorer("demo", models.shadows()["shadow"], models, settings, stop=stop)
+    stop.set()
     with pytest.raises(StoppedError):
         scorer.step()
-    scorer._leave()
+    scorer.close()
 
     assert score_shadow("demo", settings, once=True, source=models) == 40
     assert len(scores_of(settings)) == 40
@@ -245,7 +197,7 @@ def test_kills_score_every_row_exactly_once(models: FolderSource, settings: Sett
     for _ in range(2):
         with running("scorer", settings.artifacts, models.root) as process:
             done = len(read_shadow_scores("demo", 2, settings))
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while len(read_shadow_scores("demo", 2, settings)) < done + 50:
                 assert time.monotonic() < deadline
                 writer.write(20)
@@ -254,8 +206,8 @@ def test_kills_score_every_row_exactly_once(models: FolderSource, settings: Sett
     writer.write(100)
 
     with running("scorer", settings.artifacts, models.root) as process:
-        wait_until_caught_up("demo", 2, timeout=60, settings=settings)
-        deadline = time.monotonic() + 30
+        wait_until_caught_up("demo", 2, timeout=120, settings=settings)
+        deadline = time.monotonic() + 120
         while (status := read_status("demo", settings))["rows"] < writer.rows:
             assert time.monotonic() < deadline
             time.sleep(0.05)

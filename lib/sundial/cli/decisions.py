@@ -92,6 +92,6 @@ def rollback(
     Example: sundial rollback --name "Ada Lovelace" --reason "alerts doubled overnight"
     """
     settings, declared = open_pipeline(pipeline)
-    from sundial.operations.handover import roll_back
+    from sundial.operations.rollback import roll_back
 
     print(roll_back(declared.name, name, reason, settings))

@@ -100,21 +100,6 @@ def serve(
 
 
 @app.command()
-def shadow(
-    once: Annotated[bool, typer.Option(help="Score what is logged now, and stop.")] = False,
-    pipeline: PipelineOption = "",
-) -> None:
-    """Run the shadow scorer; it follows the shadow alias.
-
-    Example: sundial shadow --once
-    """
-    settings, declared = open_pipeline(pipeline)
-    from sundial.serving.shadow import score_shadow
-
-    score_shadow(declared.name, settings, once=once)
-
-
-@app.command()
 def traffic(
     start: Annotated[str, typer.Option("--from", help="First event time.")],
     end: Annotated[str, typer.Option("--to", help="Event time to stop before.")],

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Literal
 
-from sundial.errors import RegistryError, ServiceError
+from sundial.errors import ServiceError
 from sundial.operations.prefect_api import PrefectApi
 from sundial.pipeline import Pipeline
 from sundial.release.approval import Decision, check_approval, decisions, record_decision
 from sundial.release.registry import Registry
 from sundial.runs import Run, now
+from sundial.serving.replaying import replay_shadow
 from sundial.serving.shadow import wait_until_caught_up
 from sundial.settings import Settings, load_settings
 
@@ -36,6 +37,28 @@ def wait_for_shadow(run: Run, settings: Settings | None = None) -> None:
     if shadow is None or shadow.run != run.name:
         raise ServiceError(f"{run.name} has no version in shadow")
     wait_until_caught_up(run.pipeline, shadow.version, timeout=CATCH_UP.total_seconds(), settings=settings)
+
+
+def soak_on_log(run: Run, pipeline: Pipeline, settings: Settings | None = None) -> str:
+    """Let the candidate score the traffic that is logged already, as far back as the schedule says.
+
+    Parameters
+    ----------
+    run : Run
+        That made the candidate, which is in shadow.
+    pipeline : Pipeline
+        Its schedule says how far back.
+    settings : Settings, optional
+        Read from the environment by default.
+
+    Returns
+    -------
+    str
+        First day of the events that were scored, for the comparison.
+    """
+    first = run.as_of - pipeline.schedule.soak_on_log
+    replay_shadow(run.pipeline, first.date(), settings or load_settings())
+    return f"{first:%Y-%m-%d}"
 
 
 def supersede(run: Run, settings: Settings | None = None) -> list[str]:
@@ -100,39 +123,3 @@ def withdraw(run: Run, decision: Decision, settings: Settings | None = None) -> 
         registry.delete_alias(
             run.pipeline, "shadow", by=decision.name, reason=f"rejected: {decision.reason}", evidence=decision.evidence
         )
-
-
-def roll_back(pipeline: str, name: str, reason: str, settings: Settings | None = None) -> str:
-    """Put the version that was production before the present one back.
-
-    Parameters
-    ----------
-    pipeline : str
-        Name of the pipeline.
-    name, reason : str
-        Who says so, and why; both stand in the record.
-    settings : Settings, optional
-        Read from the environment by default.
-
-    Returns
-    -------
-    str
-        One sentence that says what happened.
-
-    Raises
-    ------
-    RegistryError
-        When there is no production, or nothing before it.
-    """
-    registry = Registry(settings or load_settings())
-    present = registry.alias(pipeline, "production")
-    if present is None:
-        raise RegistryError(f"{pipeline} has no version in production")
-    previous = registry.previous_production(pipeline)
-    if previous is None:
-        raise RegistryError(
-            f"version {present.version} is the first in production: there is nothing to roll back to",
-            hint="stop the model server if it must not answer",
-        )
-    registry.set_alias(pipeline, "production", previous.version, by=name, reason=f"rollback: {reason}")
-    return f"{pipeline}: version {previous.version} is production again, instead of version {present.version}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,8 @@ import pandas as pd
 from sundial.errors import RegistryError, nearest
 
 ALIASES = ("production", "shadow")
+# further shadows: shadow-NAME
+SHADOW = re.compile(r"shadow(-[a-z0-9][a-z0-9-]{0,40})?")
 PREFIX = "sundial.move."
 OUTSIDE = "outside of Sundial"
 
@@ -30,7 +33,7 @@ class Move:
     Attributes
     ----------
     alias : str
-        ``production`` or ``shadow``.
+        ``production``, ``shadow`` or ``shadow-NAME``.
     version, previous : int or None
         Where it points from now on, and where it did; None for nowhere.
     at : str
@@ -137,5 +140,6 @@ def check_alias(alias: str) -> None:
     RegistryError
         With the nearest name.
     """
-    if alias not in ALIASES:
-        raise RegistryError(f"{alias!r} is not an alias", hint=nearest(alias, ALIASES))
+    if alias not in ALIASES and not SHADOW.fullmatch(alias):
+        hint = f"{nearest(alias, ALIASES)} Further shadows are called shadow-NAME, in lowercase."
+        raise RegistryError(f"{alias!r} is not an alias", hint=hint)

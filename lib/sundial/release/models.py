@@ -253,7 +253,11 @@ def load_servable(
     differences = np.abs(scores - expected_scores)
     if not (differences <= LARGEST_DIFFERENCE).all():  # so written that NaN is refused too
         made, here = card.get("versions", {}), _versions()
-        changed = [f"{name} {made[name]} then, {here[name]} now" for name in here if made.get(name) != here[name]]
+        changed = [
+            f"{name} {made.get(name, 'unknown')} then, {here[name]} now"
+            for name in here
+            if made.get(name) != here[name]
+        ]
         raise ModelRefusedError(
             f"{folder} gives other scores than when it was made: {int((differences > LARGEST_DIFFERENCE).sum())} of "
             f"{len(scores)} check rows differ, by up to {np.max(differences):.3g}",

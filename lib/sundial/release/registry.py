@@ -6,23 +6,32 @@ database, and with a server that keeps the files itself. What is loaded is check
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 import pandas as pd
 
 from sundial.errors import ArtifactCorruptError, RegistryError, VersionNotFoundError
 from sundial.formats import hash_file, read_json
-from sundial.release.history import ALIASES, Move, check_alias, find_unrecorded, next_moment, read_moves, version_at
+from sundial.release.fetching import fetch_version
+from sundial.release.history import (
+    ALIASES,
+    SHADOW,
+    Move,
+    check_alias,
+    find_unrecorded,
+    next_moment,
+    read_moves,
+    version_at,
+)
 from sundial.release.locks import hold_lock
 from sundial.release.mlflow_client import is_absent, open_client, translate_errors
 from sundial.release.models import CARD_FILE, MODEL_FILE, ServableModel, load_servable
+from sundial.release.pointer import Pointer, RollbackOrder
 from sundial.release.versions import VersionInfo, as_texts, describe, release_tags
 from sundial.settings import Settings, load_settings
 
@@ -118,7 +127,26 @@ class Registry:
         """
         check_alias(alias)
         found = self._find(lambda client: client.get_model_version_by_alias(pipeline, alias), f"{pipeline}@{alias}")
+        order = Pointer(pipeline, self.settings).order() if alias == "production" else None
+        if found is not None and order is not None and int(found.version) == order.away_from:
+            return self.version(pipeline, order.to["version"])  # a rollback that was not recorded yet
         return None if found is None else describe(found, found.aliases)
+
+    def record_rollback(self, pipeline: str, order: RollbackOrder) -> bool:
+        """Move the alias ``production`` as a rollback has ordered, and remove the order; tell whether it was moved.
+
+        An order that a newer move has overtaken is only removed.
+        """
+        why = {"by": order.by, "reason": f"rollback: {order.reason}", "evidence": "", "as_of": ""}
+        moved = self._move(pipeline, "production", int(order.to["version"]), only_from=order.away_from, **why)
+        Pointer(pipeline, self.settings).withdraw(order)
+        return moved is not None
+
+    def shadows(self, pipeline: str) -> dict[str, VersionInfo]:
+        """Find all versions in shadow, by alias: ``shadow`` first, then every ``shadow-NAME``."""
+        model = self._find(lambda client: client.get_registered_model(pipeline), pipeline)
+        names = sorted(name for name in (model.aliases if model else {}) if SHADOW.fullmatch(name))
+        return {name: info for name in names if (info := self.alias(pipeline, name)) is not None}
 
     def versions(self, pipeline: str) -> list[VersionInfo]:
         """List the versions of a model, oldest first; none when there is no such model."""
@@ -193,7 +221,15 @@ class Registry:
             When the registry cannot be written.
         """
         self.version(pipeline, version)
-        return self._move(pipeline, alias, version, by=by, reason=reason, evidence=evidence, as_of=as_of)
+        self._record_pending(pipeline, alias)
+        moved = self._move(pipeline, alias, version, by=by, reason=reason, evidence=evidence, as_of=as_of)
+        assert moved is not None  # noqa: S101  it does not depend on where the alias is
+        return moved
+
+    def _record_pending(self, pipeline: str, alias: str) -> None:
+        """Record a rollback that servers obey already, before production is moved on from it."""
+        if alias == "production" and (order := Pointer(pipeline, self.settings).order()) is not None:
+            self.record_rollback(pipeline, order)
 
     def delete_alias(
         self, pipeline: str, alias: str, *, by: str = "", reason: str = "", evidence: str = "", as_of: str = ""
@@ -267,43 +303,25 @@ class Registry:
         RegistryError
             When its files cannot be fetched, or it was not registered by Sundial.
         """
-        info = self.version(pipeline, alias_or_version)
+        return self.load_version(self.version(pipeline, alias_or_version))
+
+    def load_version(self, info: VersionInfo) -> ServableModel:
+        """Load a version that was asked for before, also while the registry is down; see :meth:`load`."""
         if not info.sha256 or not info.card_sha256:
             raise RegistryError(
-                f"{pipeline} {info.version} has no sha256 tags: it was not registered by Sundial",
+                f"{info.pipeline} {info.version} has no sha256 tags: it was not registered by Sundial",
                 hint="register it from its run: only files with a known hash are loaded",
             )
         return load_servable(
-            self._fetch(info),
+            fetch_version(info, self.settings, self._lock),
             expected_sha256=info.sha256,
             expected_card_sha256=info.card_sha256,
             version=info.version,
         )
 
-    def _fetch(self, info: VersionInfo) -> Path:
-        """Find the files of a version: where they are, or a copy that is kept when they are elsewhere."""
-        address = urlparse(info.source)
-        if address.scheme in ("", "file"):
-            return Path(unquote(address.path))
-        copy = self.settings.models / "fetched" / info.card_sha256[:16]
-        if not _is_whole(copy, info):
-            from mlflow.artifacts import download_artifacts
-
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                translate_errors(f"{info.pipeline} {info.version} cannot be fetched from {info.source}"),
-                tempfile.TemporaryDirectory(dir=copy.parent, prefix=".fetching-") as temporary,
-            ):
-                got = download_artifacts(
-                    artifact_uri=info.source, dst_path=temporary, tracking_uri=self.settings.tracking_uri
-                )
-                with hold_lock(self._lock):
-                    if not _is_whole(copy, info):
-                        shutil.rmtree(copy, ignore_errors=True)
-                        Path(got).replace(copy)
-        return copy
-
-    def _move(self, pipeline: str, alias: str, version: int | None, **why: str) -> Move:
+    def _move(
+        self, pipeline: str, alias: str, version: int | None, *, only_from: int | None = None, **why: str
+    ) -> Move | None:
         check_alias(alias)
         client = self.client
         with self._writing(f"alias {alias} of {pipeline} cannot be moved"):
@@ -311,6 +329,8 @@ class Registry:
             moves = read_moves(model.tags, alias)
             recorded = moves[-1].version if moves else None
             current = int(model.aliases[alias]) if alias in model.aliases else None
+            if only_from is not None and current != only_from:
+                return None
             if current not in (recorded, version):  # moved without us: say so before it is overwritten
                 outside = find_unrecorded(alias, moves, model.aliases)[0]
                 client.set_registered_model_tag(pipeline, *outside.as_tag())
@@ -378,9 +398,3 @@ def load_production(pipeline: str, settings: Settings | None = None) -> Servable
     registry = Registry(settings)
     info = registry.alias(pipeline, "production")
     return None if info is None else registry.load(pipeline, info.version)
-
-
-def _is_whole(copy: Path, info: VersionInfo) -> bool:
-    """Tell whether a fetched copy has the bytes that were registered; a damaged one is fetched again."""
-    wanted = {MODEL_FILE: info.sha256, CARD_FILE: info.card_sha256}
-    return all((copy / name).is_file() and hash_file(copy / name) == sha256 for name, sha256 in wanted.items())

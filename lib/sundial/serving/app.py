@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from starlette.applications import Starlette
@@ -17,25 +17,29 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from sundial.errors import PredictionLogError, SundialError
-from sundial.serving import shadow
+from sundial.errors import SundialError
+from sundial.release.pointer import Pointer
 from sundial.serving.access import CHALLENGE, Guard
 from sundial.serving.batching import Batcher
 from sundial.serving.board import Seat, add
 from sundial.serving.following import AliasFollower
 from sundial.serving.invocations import MAX_BODY, Invocations, Receive, Scope, Send
-from sundial.serving.metrics import CONTENT_TYPE, Metrics, render
+from sundial.serving.lags import ShadowLags, as_health
+from sundial.serving.metrics import CONTENT_TYPE, Metrics, render, render_values
 from sundial.serving.openapi import describe
-from sundial.serving.predictions import PredictionLog, production_folder
+from sundial.serving.predictions import PredictionLog
 from sundial.serving.reports import make_route
-from sundial.serving.scorer import read_status
 from sundial.serving.sources import ModelSource
+from sundial.serving.status import read_status
+from sundial.serving.stores import open_log
 from sundial.settings import Settings
+
+if TYPE_CHECKING:
+    from sundial.serving.postgres import PostgresLog
 
 LOOK_SECONDS = 10.0
 TELL_SECONDS = 0.5
 SILENT_SECONDS = 5.0  # a worker that says nothing for so long is dead, or as good as that
-LAG_SECONDS = 0.5  # how old a shadow's lag may be when it is told
 
 logger = logging.getLogger("sundial.serving")
 
@@ -78,12 +82,12 @@ class ModelServer:
         self.metrics = Metrics()
         self._invocations = Invocations(self.metrics, max_body)
         self._guard = Guard(settings.token)
-        self.follower = AliasFollower(source)
+        self.follower = AliasFollower(source, Pointer(pipeline, settings))
         self.started = time.time()
         self._seat = seat
-        self._log: PredictionLog | None = None
+        self._log: PredictionLog | PostgresLog | None = None
         self._batcher: Batcher | None = None
-        self._lag: tuple[float, int | None, shadow.Lag | None] = (0.0, None, None)
+        self._lags = ShadowLags(pipeline, settings)
         self._pages = Starlette(
             routes=[
                 Route("/ping", self._ping),
@@ -120,7 +124,7 @@ class ModelServer:
     @asynccontextmanager
     async def _live(self, _: Starlette) -> AsyncIterator[None]:
         """Open the log and follow the aliases, from the first request to after the last."""
-        self._log = PredictionLog(production_folder(self.pipeline, self.settings), sync_ms=self.settings.log_sync_ms)
+        self._log = open_log(self.pipeline, self.settings)
         self._batcher = self._invocations.batcher = Batcher(lambda: self.follower.state.model, self._log)
         self.follower.start()
         # whoever is let in is answered with a model, where there is one; a registry that hangs is told by /health
@@ -142,6 +146,7 @@ class ModelServer:
             "repeated": batcher.repeated if batcher else 0,
             "batches": batcher.batches if batcher else 0,
             "log_rows": log.rows if log else 0,
+            "log_unlogged": log.unlogged if log else 0,
         }
 
     def _state(self) -> dict[str, Any]:
@@ -211,23 +216,10 @@ class ModelServer:
         document = describe(self.pipeline, model.schema if model else None, guarded=bool(self.settings.token))
         return JSONResponse(document)
 
-    async def _shadow_lag(self) -> tuple[int | None, shadow.Lag | None]:
-        """Give the shadow's version, and how far it is behind the log."""
-        moment, version, found = self._lag
-        wanted = self.follower.state.shadow
-        if wanted is not None and (version != wanted or time.monotonic() - moment > LAG_SECONDS):
-            try:
-                found = await asyncio.to_thread(shadow.lag, self.pipeline, wanted, self.settings)
-            except (PredictionLogError, OSError) as error:
-                logger.warning("the shadow's lag cannot be told: %s", error)
-                found = None
-            self._lag = (time.monotonic(), wanted, found)
-        return wanted, found if wanted is not None else None
-
     async def _health(self, _: Request) -> Response:
         """Say how the server is: 200 while it answers requests, 503 before there is a model."""
         state, log = self.follower.state, self._log
-        version, behind = await self._shadow_lag()
+        shadows = await self._lags.read(state.shadows)
         model = state.model
         workers = self._workers()[1]
         silent = self._seat is not None and len(workers) < self._seat.board.workers
@@ -244,15 +236,11 @@ class ModelServer:
                 "switches": state.switches,
                 "error": state.error,
             },
-            "shadow": {
-                "version": str(version) if version is not None else None,
-                "lag_rows": behind.rows if behind else None,
-                "lag_seconds": behind.seconds if behind else None,
-                "scorer": read_status(self.pipeline, self.settings),
-            },
+            "shadow": as_health(shadows, read_status(self.pipeline, self.settings)),
             "log": {
                 "position": log.position if log else "",
                 "rows": log.rows if log else 0,
+                "unlogged_rows": log.unlogged if log else 0,
                 "error": log.error if log else "not open",
                 "cut_bytes_at_start": log.recovery.cut_bytes if log else 0,
                 "damaged_bytes_at_start": log.recovery.damaged_bytes if log else 0,
@@ -266,7 +254,7 @@ class ModelServer:
 
     async def _show_metrics(self, _: Request) -> Response:
         """Give the metrics as Prometheus reads them: counts of all workers, and what each is by its number."""
-        version, behind = await self._shadow_lag()
+        shadows = await self._lags.read(self.follower.state.shadows)
         counters, workers = self._workers()
 
         def each(value: Callable[[dict[str, Any]], float | None]) -> float | dict[str, float] | None:
@@ -293,6 +281,12 @@ class ModelServer:
                     each(lambda worker: float(bool(worker["log_error"]))),
                 ),
                 (
+                    "sundial_log_unlogged_total",
+                    "counter",
+                    "Rows answered without being logged, where the settings allow it.",
+                    counters["log_unlogged"],
+                ),
+                (
                     "sundial_model_version",
                     "gauge",
                     "Version that answers.",
@@ -310,19 +304,6 @@ class ModelServer:
                     "1 while the alias cannot be followed.",
                     each(lambda worker: float(bool(worker["error"]))),
                 ),
-                ("sundial_shadow_version", "gauge", "Version in shadow.", version),
-                (
-                    "sundial_shadow_lag_rows",
-                    "gauge",
-                    "Logged rows that the shadow did not score yet.",
-                    behind.rows if behind else None,
-                ),
-                (
-                    "sundial_shadow_lag_seconds",
-                    "gauge",
-                    "Age of the oldest of these rows.",
-                    behind.seconds if behind else None,
-                ),
                 (
                     "sundial_uptime_seconds",
                     "gauge",
@@ -332,6 +313,7 @@ class ModelServer:
             ],
             label="worker",
         )
+        text += render_values(as_metrics(shadows), label="alias")
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

@@ -12,13 +12,17 @@ import secrets
 import time
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sundial.errors import PredictionLogError, RequestError
+from sundial.serving.answers import Answer
 from sundial.serving.jobs import Fresh, Job, Plan, Reply, answers_of, fill
-from sundial.serving.predictions import Answer, PredictionLog
+from sundial.serving.predictions import PredictionLog
 from sundial.serving.records import Batch
 from sundial.serving.sources import Loaded
+
+if TYPE_CHECKING:
+    from sundial.serving.postgres import PostgresLog
 
 BATCH_ROWS = 2048  # rows scored in one go; more wait for the next turn, so that the loop stays responsive
 WAITING_ROWS = 20_000  # rows that may wait, at most; beyond them callers are told to come back
@@ -56,7 +60,7 @@ class Batcher:
         Written before anybody is answered.
     """
 
-    def __init__(self, current: Callable[[], Loaded | None], log: PredictionLog) -> None:
+    def __init__(self, current: Callable[[], Loaded | None], log: PredictionLog | PostgresLog) -> None:
         self._current = current
         self._log = log
         self._jobs: list[Job] = []

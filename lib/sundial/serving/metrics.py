@@ -63,12 +63,18 @@ def render(counters: Mapping[str, float], more: Iterable[tuple[str, str, str, Va
         total += int(counters.get(f"bucket {number}", 0))
         lines.append(_line(f"{name}_bucket", {"le": bound}, total))
     lines += [_line(f"{name}_sum", {}, counters.get("seconds", 0.0)), _line(f"{name}_count", {}, total)]
+    return "\n".join(lines) + "\n" + render_values(more, label)
+
+
+def render_values(more: Iterable[tuple[str, str, str, Value]], label: str) -> str:
+    """Write values as Prometheus reads them; see :func:`render`."""
+    lines = []
     for metric, kind, text, value in more:
         if isinstance(value, Mapping):
             lines += [*_head(metric, kind, text), *(_line(metric, {label: key}, each) for key, each in value.items())]
         elif value is not None:
             lines += [*_head(metric, kind, text), _line(metric, {}, value)]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _head(name: str, kind: str, text: str) -> list[str]:

@@ -10,6 +10,7 @@ from sundial.errors import PredictionLogError
 SEGMENT_BITS = 24
 ROW_BITS = 24
 ROWS_A_SEGMENT = 1 << ROW_BITS
+WRITER_BITS = SEGMENT_BITS + ROW_BITS  # below the writer in a key
 
 
 def make_key(writer: int, segment: int, row: int) -> int:

@@ -10,23 +10,26 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal
 
 import pandas as pd
 
 from sundial.errors import PredictionLogError
+from sundial.serving.answers import Answer, AnswerMemory
+from sundial.serving.archive import FRAME_END, SERVED_NS, Archive
 from sundial.serving.frames import list_segments, segment_path
 from sundial.serving.others import OtherWriters
 from sundial.serving.positions import Position
 from sundial.serving.records import Batch, decode_batch, encode_batch, to_table
 from sundial.serving.schema import Schema
 from sundial.serving.segments import SEGMENT_BYTES, WRITERS, SegmentWriter
-from sundial.serving.tailing import Piece, end_position, iterate, read_frames_of
+from sundial.serving.tailing import Piece, end_position, iterate, iterate_segment, read_frames_of
 from sundial.settings import Settings, load_settings
 
 # Ids that a server remembers, so that a caller who asks again is answered from the log: the newest of all writers at
 # start, then its own. About 30 MB. An older repeat is scored again; readers keep the first row of an id.
 REMEMBERED = 100_000
+RETRIES = 20  # of reading beside a compaction
 
 logger = logging.getLogger("sundial.serving")
 
@@ -34,14 +37,6 @@ logger = logging.getLogger("sundial.serving")
 def production_folder(pipeline: str, settings: Settings | None = None) -> Path:
     """Give the folder of a pipeline's prediction log."""
     return (settings or load_settings()).predictions / pipeline / "production"
-
-
-class Answer(NamedTuple):
-    """What a request id was answered."""
-
-    score: float
-    decision: bool
-    version: int
 
 
 class PredictionLog:
@@ -57,6 +52,9 @@ class PredictionLog:
         Size at which the next segment begins.
     remembered : int
         Request ids to keep in memory.
+    on_failure : {'refuse', 'answer'}
+        What to do when a batch cannot be written: raise, so that its callers get 503; or count its rows as unlogged,
+        so that they are answered all the same.
 
     Attributes
     ----------
@@ -64,6 +62,8 @@ class PredictionLog:
         What was found of an earlier process's last segment.
     rows : int
         Rows written by this process.
+    unlogged : int
+        Rows that were answered and are not in the log, or may not be after a power cut.
     error : str
         Why the last write or sync failed; empty while all is well.
 
@@ -80,11 +80,14 @@ class PredictionLog:
         sync_ms: int = 50,
         segment_bytes: int = SEGMENT_BYTES,
         remembered: int = REMEMBERED,
+        on_failure: Literal["refuse", "answer"] = "refuse",
     ) -> None:
         self.folder = folder
         self.error = ""
         self.rows = 0
-        self.remembered = remembered
+        self.unlogged = 0
+        self._on_failure = on_failure
+        self._unsynced = 0
         self._writer = SegmentWriter(
             folder,
             kind="predictions",
@@ -95,7 +98,8 @@ class PredictionLog:
         )
         self.recovery = self._writer.recovery
         self._others = OtherWriters(folder, self._writer.writer)  # first, so that nothing is written in between
-        self._answers = _recent_answers(folder, remembered)
+        self._memory = AnswerMemory(remembered)
+        self._memory.recall(_recent_answers(folder, remembered))
         self._schema: Schema | None = None
         self._header: dict[str, object] = {}
 
@@ -111,18 +115,15 @@ class PredictionLog:
 
     def find(self, request_id: str) -> Answer | None:
         """Find what a request id was answered, if it is remembered."""
-        return self._answers.get(request_id)
+        return self._memory.find(request_id)
 
     def catch_up(self) -> None:
         """Learn what other processes answered since the last time, so that repeats which reach this one are found."""
-        for request_id, answer in self._others.read():
-            self._answers.setdefault(request_id, Answer(*answer))
-        self._trim()
+        self._memory.recall((request_id, Answer(*answer)) for request_id, answer in self._others.read())
 
     def forget(self, request_ids: list[str]) -> None:
         """Forget answers that turned out not to be on the disk."""
-        for request_id in request_ids:
-            self._answers.pop(request_id, None)
+        self._memory.forget(request_ids)
 
     def append(self, batch: Batch, schema: Schema) -> int:
         """Write a batch.
@@ -137,7 +138,7 @@ class PredictionLog:
         Returns
         -------
         int
-            Key of its first row.
+            Key of its first row; -1 when it was not written and is to be answered all the same.
 
         Raises
         ------
@@ -151,21 +152,16 @@ class PredictionLog:
             key = self._writer.append(encode_batch(batch), len(batch.request_ids), self._header)
         except PredictionLogError as error:
             self._fail(error)
-            raise
+            if self._on_failure == "refuse":
+                raise
+            self.unlogged += len(batch.request_ids)
+            self._memory.remember(batch)
+            return -1
         self.error = ""
         self.rows += len(batch.request_ids)
-        self._remember(batch)
+        self._unsynced += len(batch.request_ids)
+        self._memory.remember(batch)
         return key
-
-    def _remember(self, batch: Batch) -> None:
-        answers = self._answers
-        for request_id, score, decision in zip(batch.request_ids, batch.scores, batch.decisions, strict=True):
-            answers.setdefault(request_id, Answer(score, decision, batch.version))
-        self._trim()
-
-    def _trim(self) -> None:
-        while len(self._answers) > self.remembered:
-            del self._answers[next(iter(self._answers))]
 
     def _fail(self, error: OSError) -> None:
         self.error = getattr(error, "message", "") or str(error)
@@ -176,13 +172,16 @@ class PredictionLog:
         Raises
         ------
         PredictionLogError
-            When the disk refuses.
+            When the disk refuses, and callers are to be told so.
         """
+        unsynced, self._unsynced = self._unsynced, 0
         try:
             self._writer.sync()
         except PredictionLogError as error:
             self._fail(error)
-            raise
+            if self._on_failure == "refuse":
+                raise
+            self.unlogged += unsynced
 
     def close(self) -> None:
         """Sync and close."""
@@ -190,7 +189,7 @@ class PredictionLog:
         self._writer.close()
 
 
-def _recent_answers(folder: Path, wanted: int) -> dict[str, Answer]:
+def _recent_answers(folder: Path, wanted: int) -> list[tuple[str, Answer]]:
     """Collect the newest answers of all writers, oldest first."""
     found: list[tuple[int, Batch]] = []
     for writer, segments in list_segments(folder).items():
@@ -204,13 +203,22 @@ def _recent_answers(folder: Path, wanted: int) -> dict[str, Answer]:
                 rows += frame.rows
                 if rows >= wanted:
                     break
-    answers: dict[str, Answer] = {}
+    answers = _archived_answers(folder, wanted - sum(len(batch.request_ids) for _, batch in found))
     for _, batch in sorted(found, key=lambda item: item[0]):
-        for request_id, score, decision in zip(batch.request_ids, batch.scores, batch.decisions, strict=True):
-            answers.setdefault(request_id, Answer(score, decision, batch.version))
-    for request_id in list(answers)[: max(len(answers) - wanted, 0)]:
-        del answers[request_id]
+        rows_of = zip(batch.request_ids, batch.scores, batch.decisions, strict=True)
+        answers += [(request_id, Answer(score, decision, batch.version)) for request_id, score, decision in rows_of]
     return answers
+
+
+def _archived_answers(folder: Path, wanted: int) -> list[tuple[str, Answer]]:
+    """Collect the newest answers that are compacted already, oldest first."""
+    archive = Archive(folder)
+    if wanted <= 0 or not archive.ledger().files:
+        return []
+    columns = f"request_id, score, decision, model_version, {SERVED_NS}"
+    table = archive.select(columns, order=f"{SERVED_NS} DESC", limit=wanted).sort_values(SERVED_NS).tail(wanted)
+    rows = zip(table["request_id"], table["score"], table["decision"], table["model_version"], strict=True)
+    return [(item, Answer(float(score), bool(decision), int(version))) for item, score, decision, version in rows]
 
 
 def log_position(pipeline: str, settings: Settings | None = None) -> str:
@@ -229,6 +237,12 @@ def log_position(pipeline: str, settings: Settings | None = None) -> str:
         Such as ``0:3:8192``, segment and offset for each writer; empty when nothing was logged yet. A shadow that
         is to score what comes after now gets it as tag ``shadow_from``.
     """
+    settings = settings or load_settings()
+    if settings.predictions_url is not None:
+        from sundial.serving.postgres_reading import PostgresReader
+
+        with PostgresReader(pipeline, settings) as reader:
+            return str(reader.end())
     return str(end_position(production_folder(pipeline, settings)))
 
 
@@ -278,25 +292,27 @@ def read_log(
         several schemas have all their features, NaN where a row has none. ``attrs["lost_rows"]`` counts the rows that
         are damaged and cannot be read.
     """
-    folder = production_folder(pipeline, settings)
-    tables: list[pd.DataFrame] = []
-    pending: list[tuple[int, Batch]] = []
-    last: Piece | None = None
-    lost = 0
-    for piece, batches in read_frames(folder):
-        lost += piece.lost_rows
-        if last is not None and last.header is not piece.header and pending:
-            tables.append(to_table(last.header, pending))
-            pending = []
-        pending += [(piece.key(frame), batch) for frame, batch in zip(piece.frames, batches, strict=True)]
-        last = piece
-    if last is not None and pending:
-        tables.append(to_table(last.header, pending))
+    settings = settings or load_settings()
+    if settings.predictions_url is not None:
+        from sundial.serving.postgres_reading import PostgresReader
+
+        with PostgresReader(pipeline, settings) as reader:
+            return _arrange(reader.table(start, end), 0, start, end)
+    for _ in range(RETRIES):
+        try:
+            table, lost = _read_both(production_folder(pipeline, settings), start, end)
+            break
+        except FileNotFoundError:  # compacted, or let go, since it was listed
+            continue
+    else:
+        raise PredictionLogError(f"the log of {pipeline} changes while it is read", hint="try again")
     if lost:
-        logger.error("%s: %d rows are damaged and cannot be read", folder, lost)
-    if not tables:
-        return to_table({"features": {}}, [])
-    table = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+        logger.error("%s: %d rows are damaged and cannot be read", production_folder(pipeline, settings), lost)
+    return _arrange(table, lost, start, end)
+
+
+def _arrange(table: pd.DataFrame, lost: int, start: Any, end: Any) -> pd.DataFrame:
+    """Put rows in order, the first of each id only, and leave out those of other times."""
     fixed_last = ["score", "decision", "threshold", "model_version", "latency_ms", "key"]
     table = table[[name for name in table.columns if name not in fixed_last] + fixed_last]
     table = table.sort_values(["served_at", "key"], kind="stable")
@@ -312,6 +328,30 @@ def read_log(
     table = table.reset_index(drop=True)
     table.attrs["lost_rows"] = lost
     return table
+
+
+def _read_both(folder: Path, start: Any, end: Any) -> tuple[pd.DataFrame, int]:
+    """Read archived and live rows, and count those that are damaged."""
+    archive = Archive(folder)
+    live = list_segments(folder)  # before the ledger is read, which names those that are deleted by then
+    ledger = archive.ledger()
+    # one row of an id may be in the archive and a first one live: what is outside of the time goes after repeats do
+    archived = archive.select() if ledger.files else pd.DataFrame()
+    lost = sum(segment.lost_rows for segment in ledger.segments.values())
+    tables: list[pd.DataFrame] = []
+    for writer, numbers in live.items():
+        for number in numbers:
+            if f"{writer}:{number}" in ledger.segments:
+                continue
+            for piece in iterate_segment(folder, writer, number):
+                lost += piece.lost_rows
+                keyed = [(piece.key(frame), decode_batch(frame)) for frame in piece.frames]
+                tables.append(to_table(piece.header, keyed))
+    if len(archived):
+        tables.insert(0, archived.drop(columns=[SERVED_NS, FRAME_END, "day", "version"], errors="ignore"))
+    if not tables:
+        return to_table({"features": {}}, []), lost
+    return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0], lost
 
 
 __all__ = [

@@ -1,34 +1,33 @@
-"""Scoring the prediction log with the version in shadow, batch by batch."""
+"""Scoring the prediction log with one version, batch by batch."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import psutil
+import numpy.typing as npt
 
-from sundial.errors import ArtifactCorruptError, ArtifactNotFoundError, SundialError
-from sundial.formats import read_json, write_json_atomically
-from sundial.serving.following import POLL_SECONDS, RETRY_SECONDS, load, warm
-from sundial.serving.positions import Position
-from sundial.serving.predictions import production_folder
-from sundial.serving.records import decode_batch, join_features, kinds_of
-from sundial.serving.schema import to_frame
+from sundial.errors import SundialError
+from sundial.serving.chunks import Chunk, ChunkTail
+from sundial.serving.following import load, warm
+from sundial.serving.positions import WRITER_BITS, Position
 from sundial.serving.shadowlog import Scores, ShadowLog, shadow_folder
-from sundial.serving.sources import Loaded, ModelSource, Version
-from sundial.serving.tailing import LogTail, Piece
-from sundial.settings import Settings, load_settings
+from sundial.serving.sources import ModelSource, Version
+from sundial.serving.status import describe_shadow
+from sundial.serving.stores import open_tail
+from sundial.serving.watch import Watch
+from sundial.settings import Settings
 
 BATCH_ROWS = 4096
-WAIT_SECONDS = 0.1  # between two looks at a log that has nothing new
-STATUS_SECONDS = 1.0
+PAST_ROWS = 16_384  # nobody waits for a part of these
 LONGEST_ERROR = 500
 
 logger = logging.getLogger("sundial.serving")
@@ -38,111 +37,145 @@ class StoppedError(Exception):
     """The scorer was told to end in the middle of a batch."""
 
 
-class ShadowScorer:
-    """Scores the prediction log with the version in shadow.
+class OutOfMemoryError(Exception):
+    """The model wanted more memory than a shadow may have; only a new process gets rid of what it took."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a process is told about the rows at which the one before it stalled or died.
+
+    Attributes
+    ----------
+    unit : int
+        Rows to score in one go, up to and with row ``until``.
+    until : int
+        Key of that row; -1 for no such row.
+    condemned : mapping of int to str
+        Rows that are not to be scored any more, by key, and why: that is their error.
+    give_up : str
+        Why the whole batch with row ``until`` is not to be scored any more; empty to go on with it.
+    """
+
+    unit: int = BATCH_ROWS
+    until: int = -1
+    condemned: Mapping[int, str] = field(default_factory=dict)
+    give_up: str = ""
+
+
+@dataclass(frozen=True)
+class Past:
+    """A part of the log that was there before a version came to the shadow.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its scores go.
+    begin_at : str
+        Position to begin at.
+    until : Position
+        Where to stop.
+    served_from : int
+        Only rows that were served then or later, nanoseconds since 1970, UTC; 0 for all.
+    events_from : int
+        Only rows whose event time is then or later, microseconds since 1970 on the wall clock; 0 for all.
+    """
+
+    folder: Path
+    begin_at: str
+    until: Position
+    served_from: int = 0
+    events_from: int = 0
+
+    def covers(self, chunk: Chunk) -> npt.NDArray[np.bool_]:
+        """Tell which rows are in it."""
+        kept = chunk.served_at >= self.served_from
+        if self.events_from:
+            missing = chunk.event_times == np.iinfo(np.int64).min
+            kept &= np.where(missing, chunk.served_at // 1000, chunk.event_times) >= self.events_from
+        return kept
+
+
+class VersionScorer:
+    """Scores the prediction log with one version.
 
     Parameters
     ----------
     pipeline : str
         Name of the pipeline.
+    version : Version
+        What scores.
     source : ModelSource
-        Where its models come from.
+        Where it comes from.
     settings : Settings
         Where the logs are.
     stop : Event, optional
         Set when it should end.
+    watch : Watch, optional
+        Told what is under way.
+    orders : Orders, optional
+        What earlier processes learned.
+    past : Past, optional
+        Score this part of the log that is there already, instead of following it.
+
+    Attributes
+    ----------
+    error : str
+        Why the last batch could not be logged; empty while all is well.
+
+    Raises
+    ------
+    SundialError
+        When the version cannot be loaded, or its log not written.
     """
 
     def __init__(
-        self, pipeline: str, source: ModelSource, settings: Settings, stop: threading.Event | None = None
+        self,
+        pipeline: str,
+        version: Version,
+        source: ModelSource,
+        settings: Settings,
+        *,
+        stop: threading.Event | None = None,
+        watch: Watch | None = None,
+        orders: Orders | None = None,
+        past: Past | None = None,
     ) -> None:
-        self.pipeline = pipeline
-        self.source = source
-        self.settings = settings
-        self.stop = stop or threading.Event()
-        self._model: Loaded | None = None
-        self._log: ShadowLog | None = None
-        self._tail: LogTail | None = None
-        self._error = ""
-        self._failed: tuple[int, float] = (-1, 0.0)
-        self._told = 0.0
+        self.version = version.version
+        self.error = ""
+        self._stop = stop or threading.Event()
+        self._watch = watch
+        self._orders = orders or Orders()
+        self._past = past
         self._latency = 0.0
-
-    def run(self, *, once: bool = False) -> int:
-        """Score until told to stop, or with ``once`` until nothing is left.
-
-        Returns
-        -------
-        int
-            Rows scored.
-        """
-        rows, looked = 0, -POLL_SECONDS
-        try:
-            while not self.stop.is_set():
-                if time.monotonic() - looked >= POLL_SECONDS:
-                    self._look(strict=once)
-                    looked = time.monotonic()
-                scored = self.step()
-                rows += scored
-                self._tell("scoring" if scored else "waiting")
-                if not scored:
-                    if once:
-                        break
-                    self.stop.wait(WAIT_SECONDS)
-        except StoppedError:
-            logger.info("stopped in the middle of a batch, which will be scored again")
-        finally:
-            self._leave()
-            self._tell("stopped", always=True)
-        return rows
-
-    def _look(self, *, strict: bool) -> None:
-        """Read the alias, and begin with the version it points to."""
-        try:
-            wanted = self.source.alias("shadow")
-            current = self._model.version if self._model else None
-            if (wanted.version if wanted else None) == current:
-                self._error = ""
-                return
-            if wanted is None:
-                self._leave()
-                return
-            if wanted.version == self._failed[0] and time.monotonic() - self._failed[1] < RETRY_SECONDS:
-                return
-            self._leave()
-            self._failed = (wanted.version, time.monotonic())
-            self._begin(wanted)
-            self._failed, self._error = (-1, 0.0), ""
-        except Exception as error:
-            if strict:
-                raise
-            message = f"{type(error).__name__}: {error}"
-            if message != self._error:
-                logger.exception("the shadow cannot be followed")
-            self._error = message
-
-    def _begin(self, version: Version) -> None:
-        """Load a version and find where it goes on."""
-        model = load(self.source, version)
-        warm(model)
+        if watch is not None:
+            watch.begin(-1, 0)
+        self._model = load(source, version)
+        warm(self._model)
         gc.collect()
         gc.freeze()
+        if watch is not None:
+            watch.end()
         self._log = ShadowLog(
-            shadow_folder(self.pipeline, version.version, self.settings),
-            {"version": version.version, "threshold": model.threshold},
-            begin_at=version.tags.get("shadow_from", ""),
-            sync_ms=self.settings.log_sync_ms,
+            past.folder if past else shadow_folder(pipeline, self.version, settings),
+            {"version": self.version, "threshold": self._model.threshold},
+            begin_at=past.begin_at if past else version.tags.get("shadow_from", ""),
+            sync_ms=settings.log_sync_ms,
         )
-        start = self._log.totals.position
-        self._tail = LogTail(production_folder(self.pipeline, self.settings), Position.parse(start))
-        self._model = model
-        logger.info("version %d is in shadow, from %s", version.version, start or "the beginning of the log")
+        start = Position.parse(self._log.totals.position)
+        until = past.until if past else None
+        self._open_tail: Callable[[Position], ChunkTail] = partial(open_tail, pipeline, settings, until=until)
+        self._tail: ChunkTail = self._open_tail(start)
+        logger.info("version %d is in shadow, from %s", self.version, start or "the beginning of the log")
 
-    def _leave(self) -> None:
-        """Close the log of the version that was in shadow."""
-        if self._log is not None:
-            self._log.close()
-        self._log = self._tail = self._model = None
+    def close(self) -> None:
+        """Close the log, and let go of the one that is read."""
+        self._tail.close()
+        self._log.close()
+
+    def describe(self, state: str) -> dict[str, Any]:
+        """Say how it is; see :func:`describe_shadow`."""
+        return describe_shadow(self.version, self._log.totals, state=state, latency_ms=self._latency, error=self.error)
 
     def step(self) -> int:
         """Score and log the next batch.
@@ -151,118 +184,105 @@ class ShadowScorer:
         -------
         int
             Rows in it; 0 when there is nothing to do.
-        """
-        if self._model is None or self._tail is None or self._log is None:
-            return 0
-        before = self._tail.position
-        piece = self._tail.read(BATCH_ROWS)
-        if piece is None:
-            return 0
-        try:
-            scores = self._score(piece, self._model, str(self._tail.position))
-            self._log.append(scores)
-        except (SundialError, OSError) as error:  # a full disk: keep the place, try again later
-            logger.exception("a batch cannot be logged")
-            self._error = str(error)
-            self._tail = LogTail(self._tail.folder, before)
-            return 0
-        return len(scores.keys)
 
-    def _score(self, piece: Piece, model: Loaded, position: str) -> Scores:
-        """Score the rows of some frames."""
+        Raises
+        ------
+        StoppedError
+            When it was told to end meanwhile; the batch will be scored again.
+        OutOfMemoryError
+            When it is watched, and the model wants more memory than it may have.
+        """
+        before = self._tail.position
+        try:
+            chunk = self._read()
+            if chunk is None:
+                return 0
+            self._log.append(self.score(chunk))
+        except (SundialError, OSError) as error:  # a full disk: keep the place, try again later
+            if str(error) != self.error:
+                logger.exception("a batch cannot be logged")
+            self.error = str(error)
+            self._tail.close()
+            self._tail = self._open_tail(before)
+            return 0
+        self.error = ""
+        if self._watch is not None:
+            self._watch.logged()
+        if chunk.keys[-1] >= self._orders.until and chunk.keys[0] >> WRITER_BITS == self._orders.until >> WRITER_BITS:
+            self._orders = Orders()
+        return len(chunk)
+
+    def _read(self) -> Chunk | None:
+        """Read the next rows that are this shadow's to score."""
+        if self._past is None:
+            return self._tail.read(self._orders.unit)
+        while (chunk := self._tail.read(PAST_ROWS)) is not None:
+            chunk = chunk.where(self._past.covers(chunk))
+            if len(chunk):
+                return chunk
+        return None
+
+    def score(self, chunk: Chunk) -> Scores:
+        """Score the rows of a batch; a row that cannot be scored gets an error instead."""
         begun = time.perf_counter()
-        batches = [decode_batch(frame) for frame in piece.frames]
-        kinds = kinds_of(piece.header)
-        columns = dict(zip(kinds, join_features(batches, len(kinds)), strict=True))
-        rows = piece.rows
-        scores = np.full(rows, np.nan)
+        scores = np.full(len(chunk), np.nan)
         errors: dict[int, str] = {}
-        missing = [name for name in model.schema.features if name not in kinds]
+        features = self._model.schema.features
+        missing = [name for name in features if name not in chunk.kinds]
+        careful = self._orders.until in chunk.keys
         if missing:
-            reason = f"the log holds no column {missing[0]!r}"
-            errors = dict.fromkeys(range(rows), reason)
+            errors = dict.fromkeys(range(len(chunk)), f"the log holds no column {missing[0]!r}")
         else:
-            frame = to_frame({name: kinds[name] for name in model.schema.features}, columns)
-            for start in range(0, rows, BATCH_ROWS):
-                self._score_rows(model, frame.iloc[start : start + BATCH_ROWS], start, scores, errors)
+            if careful and self._orders.give_up:
+                errors = dict.fromkeys(range(len(chunk)), self._orders.give_up)
+            for key, reason in self._orders.condemned.items():
+                errors |= dict.fromkeys(np.flatnonzero(chunk.keys == key).tolist(), reason)
+            rows = np.setdiff1d(np.arange(len(chunk)), list(errors)) if errors else np.arange(len(chunk))
+            frame = chunk.frame(features)
+            for start in range(0, len(rows), self._orders.unit):
+                self._score_rows(frame, rows[start : start + self._orders.unit], chunk.keys, scores, errors)
         elapsed = time.perf_counter() - begun
-        self._latency = 1000 * elapsed / rows
+        self._latency = 1000 * elapsed / len(chunk)
         return Scores(
-            position=position,
+            position=str(chunk.position),
             scored_at=time.time_ns(),
             latency_ms=self._latency,
-            lost_rows=piece.lost_rows,
-            keys=[
-                key + row
-                for key, frame in ((piece.key(frame), frame) for frame in piece.frames)
-                for row in range(frame.rows)
-            ],
-            request_ids=[request_id for batch in batches for request_id in batch.request_ids],
-            served_at=[batch.served_at for batch in batches for _ in batch.request_ids],
+            lost_rows=chunk.lost_rows,
+            keys=chunk.keys.tolist(),
+            request_ids=chunk.request_ids,
+            served_at=chunk.served_at.tolist(),
             scores=scores.tolist(),
-            decisions=model.model.decide(scores).tolist(),
+            decisions=self._model.model.decide(scores).tolist(),
             errors=errors,
         )
 
-    def _score_rows(self, model: Loaded, frame: pd.DataFrame, start: int, scores: Any, errors: dict[int, str]) -> None:
+    def _score_rows(
+        self, frame: Any, rows: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], scores: Any, errors: dict[int, str]
+    ) -> None:
         """Score rows; when that fails, halves of them, so that only rows that cannot be scored have an error."""
-        if self.stop.is_set():
+        if self._stop.is_set():
             raise StoppedError
+        part = frame if len(rows) == len(frame) else frame.iloc[rows].reset_index(drop=True)
+        if self._watch is not None:
+            self._watch.begin(int(keys[rows[0]]), len(rows))
         try:
-            found = np.asarray(model.model.score(frame.reset_index(drop=True)), np.float64).reshape(len(frame))
-            scores[start : start + len(frame)] = found
-        except Exception as error:  # noqa: BLE001  whatever a candidate raises is evidence about it
-            if len(frame) == 1:
-                errors[start] = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+            found = np.asarray(self._model.model.score(part), np.float64).reshape(len(rows))
+        except Exception as error:  # whatever a candidate raises is evidence about it
+            if isinstance(error, MemoryError) and self._watch is not None:
+                raise OutOfMemoryError from error  # the watch still says at which rows
+            self._rest()
+            if len(rows) == 1:
+                errors[int(rows[0])] = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
                 return
-            half = len(frame) // 2
-            self._score_rows(model, frame.iloc[:half], start, scores, errors)
-            self._score_rows(model, frame.iloc[half:], start + half, scores, errors)
+            half = len(rows) // 2
+            self._score_rows(frame, rows[:half], keys, scores, errors)
+            self._score_rows(frame, rows[half:], keys, scores, errors)
             return
-        for row in np.flatnonzero(~np.isfinite(found)).tolist():
-            errors[start + row] = "the model gives no score"
+        self._rest()
+        scores[rows] = found
+        for row in rows[~np.isfinite(found)].tolist():
+            errors[row] = "the model gives no score"
 
-    def _tell(self, state: str, *, always: bool = False) -> None:
-        """Write the status file, at most once a second."""
-        if not always and time.monotonic() - self._told < STATUS_SECONDS:
-            return
-        self._told = time.monotonic()
-        totals = self._log.totals if self._log else None
-        state = "failing" if self._error and not always else state
-        status = {
-            "state": state if self._model or always or self._error else "idle",
-            "version": self._model.version if self._model else None,
-            "rows": totals.rows if totals else 0,
-            "errors": totals.errors if totals else 0,
-            "lost_rows": totals.lost_rows if totals else 0,
-            "position": totals.position if totals else "",
-            "latency_ms": round(self._latency, 6),
-            "error": self._error,
-            "pid": os.getpid(),
-            "updated": time.time(),
-        }
-        try:
-            write_json_atomically(status_path(self.pipeline, self.settings), status)
-        except OSError as error:
-            logger.warning("the shadow's status cannot be written: %s", error)
-
-
-def status_path(pipeline: str, settings: Settings | None = None) -> Path:
-    """Give the path of the scorer's status file."""
-    return (settings or load_settings()).predictions / pipeline / "shadow" / "status.json"
-
-
-def read_status(pipeline: str, settings: Settings | None = None) -> dict[str, Any]:
-    """Read what the scorer last said of itself.
-
-    Returns
-    -------
-    dict
-        state, version, rows, errors, lost_rows, position, latency_ms, error, pid, updated, and ``running``: whether
-        that process is there. Empty when no scorer ever ran.
-    """
-    try:
-        status = dict(read_json(status_path(pipeline, settings)))
-    except (ArtifactNotFoundError, ArtifactCorruptError):
-        return {}
-    return {**status, "running": status["state"] != "stopped" and psutil.pid_exists(status["pid"])}
+    def _rest(self) -> None:
+        if self._watch is not None:
+            self._watch.end()

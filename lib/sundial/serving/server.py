@@ -110,7 +110,12 @@ def serve(
     count = workers or settings.serve_workers
     raise_file_limit()
     listening = bind(settings.host, settings.serve_port if port is None else port)
-    check_writable(production_folder(pipeline, settings))  # uvicorn would end without saying why
+    if settings.predictions_url is None:  # uvicorn would end without saying why
+        check_writable(production_folder(pipeline, settings))
+    else:
+        from sundial.serving.postgres import connect
+
+        connect(settings.predictions_url.get_secret_value()).close()
     host, number = listening.getsockname()[:2]
     several = f" with {count} workers" if count > 1 else ""
     told = f"serving {pipeline}{several} on http://{host}:{number}"

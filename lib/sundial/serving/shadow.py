@@ -1,8 +1,9 @@
 """The shadow scorer: a process of its own that reads the prediction log and answers what production answered.
 
 It can be slow, crash, hang or eat memory: production never waits for it, and its log says what it scored and what it
-could not. It follows the alias ``shadow``; a version that it has never scored begins where its tag ``shadow_from``
-says, else at the beginning of the log.
+could not. It follows the alias ``shadow`` and every alias ``shadow-NAME``, each version in a process and with a log of
+its own (``supervision.py``); a version that it has never scored begins where its tag ``shadow_from`` says, else at the
+beginning of the log.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,13 +22,14 @@ import pandas as pd
 
 from sundial.errors import ServiceError, SundialError
 from sundial.serving.positions import Position
-from sundial.serving.predictions import production_folder
 from sundial.serving.process import limit_threads, stopping
-from sundial.serving.records import decode_batch
-from sundial.serving.scorer import ShadowScorer, read_status
-from sundial.serving.shadowlog import decode_scores, read_totals, shadow_folder
+from sundial.serving.scorer import VersionScorer
+from sundial.serving.shadowlog import REPLAYED, decode_scores, read_totals, replay_folders, shadow_folder
 from sundial.serving.sources import ModelSource, RegistrySource
-from sundial.serving.tailing import end_position, iterate
+from sundial.serving.status import read_status, write_shadow_status, write_status
+from sundial.serving.stores import count_after, find_end
+from sundial.serving.supervision import ShadowSupervisor, follow
+from sundial.serving.tailing import iterate
 from sundial.settings import Settings, load_settings
 
 NICENESS = 10
@@ -71,14 +74,7 @@ def lag(pipeline: str, version: int, settings: Settings | None = None, *, until:
     settings = settings or load_settings()
     totals = read_totals(shadow_folder(pipeline, version, settings))
     start = Position.parse(totals.position) if totals else Position()
-    rows, oldest = 0, 0
-    for piece in iterate(production_folder(pipeline, settings), start):
-        for frame in piece.frames:
-            if until is not None and (piece.segment, frame.end) > until.at(piece.writer):
-                continue
-            served = decode_batch(frame).served_at if frame is piece.frames[0] else 0
-            oldest = min(oldest, served) if oldest and served else oldest or served
-            rows += frame.rows
+    rows, oldest = count_after(pipeline, settings, start, until)
     return Lag(rows, max(time.time() - oldest / 1e9, 0.0) if oldest else 0.0, totals is not None)
 
 
@@ -108,7 +104,7 @@ def wait_until_caught_up(pipeline: str, version: int, timeout: float = 60.0, set
     """
     settings = settings or load_settings()
     deadline = time.monotonic() + timeout
-    target = end_position(production_folder(pipeline, settings))
+    target = find_end(pipeline, settings)
     while True:
         behind = lag(pipeline, version, settings, until=target)
         if behind.started and behind.rows == 0:
@@ -117,10 +113,12 @@ def wait_until_caught_up(pipeline: str, version: int, timeout: float = 60.0, set
             break
         time.sleep(0.05)
     status = read_status(pipeline, settings)
+    own = next((item for item in status.get("shadows", {}).values() if item["version"] == version), None)
     if not status.get("running"):
         reason, hint = "no shadow scorer is running", "start it with 'sundial shadow'"
     else:
-        reason = f"the scorer is {status['state']}" + (f": {status['error']}" if status["error"] else "")
+        reason = f"its scorer is {own['state']}" if own else "the scorer knows of no such shadow"
+        reason += f": {own['error']}" if own and own["error"] else ""
         hint = "see /health of the model server, and the scorer's log"
     raise ServiceError(
         f"version {version} of {pipeline} has {behind.rows:,} logged rows to score after {timeout:.0f} s: {reason}",
@@ -144,10 +142,14 @@ def read_shadow_scores(pipeline: str, version: int, settings: Settings | None = 
     -------
     DataFrame
         A row a request id, like :func:`sundial.serving.predictions.read_log`: request_id, score (NaN where there is an
-        error), decision, error (empty when there is none), scored_at (UTC), latency_ms, key (of the row in the log).
+        error), decision, error (empty when there is none), scored_at (UTC), latency_ms, key (of the row in the log),
+        replayed (whether it was scored from the log of the past, by ``sundial shadow --since``, and not as it came).
     """
-    folder = shadow_folder(pipeline, version, settings)
-    parts = [decode_scores(frame.payload) for piece in iterate(folder) for frame in piece.frames]
+    parts, replays = [], []
+    for folder in (shadow_folder(pipeline, version, settings), *replay_folders(pipeline, version, settings)):
+        found = [decode_scores(frame.payload) for piece in iterate(folder) for frame in piece.frames]
+        parts += found
+        replays += [folder.parent.name == REPLAYED] * len(found)
     sizes = [len(part.keys) for part in parts]
     errors = [part.errors.get(row, "") for part in parts for row in range(len(part.keys))]
     scores = np.array([score for part in parts for score in part.scores], np.float64)
@@ -162,10 +164,11 @@ def read_shadow_scores(pipeline: str, version: int, settings: Settings | None = 
             ),
             "latency_ms": np.repeat(np.array([part.latency_ms for part in parts], np.float64), sizes),
             "key": np.array([key for part in parts for key in part.keys], np.int64),
+            "replayed": np.repeat(np.array(replays, np.bool_), sizes),
         }
     )
     served = np.array([item for part in parts for item in part.served_at], np.int64)
-    table = table.iloc[np.lexsort((table["key"], served))]
+    table = table.iloc[np.lexsort((table["replayed"], table["key"], served))]  # what came live first
     return table.drop_duplicates("request_id", keep="first").reset_index(drop=True)
 
 
@@ -192,7 +195,7 @@ def score_shadow(
     Returns
     -------
     int
-        Rows scored.
+        Rows scored with ``once``, by all shadows together; else 0.
 
     Raises
     ------
@@ -200,12 +203,28 @@ def score_shadow(
         With ``once``, when another scorer runs.
     """
     settings = settings or load_settings()
-    if not once:
+    source = source or RegistrySource(pipeline, settings)
+    with stopping() as stop:
+        if once:
+            return _score_once(pipeline, source, settings, stop)
         limit_threads()
         os.nice(max(NICENESS - os.nice(0), 0))  # production comes first
-    with stopping() as stop:
-        scorer = ShadowScorer(pipeline, source or RegistrySource(pipeline, settings), settings, stop)
-        return scorer.run(once=once)
+        ShadowSupervisor(pipeline, source, settings, stop).run()
+    return 0
+
+
+def _score_once(pipeline: str, source: ModelSource, settings: Settings, stop: threading.Event) -> int:
+    """Let each shadow score what is left, in this process, one after the other."""
+    rows, found = 0, {}
+    for alias, version in source.shadows().items():
+        scorer = VersionScorer(pipeline, version, source, settings, stop=stop)
+        try:
+            rows += follow(scorer, stop, lambda about: write_shadow_status(pipeline, settings, about), once=True)
+            found[alias] = scorer.describe("stopped")
+        finally:
+            scorer.close()
+    write_status(pipeline, settings, found, state="stopped")
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from sundial.settings import Settings, load_settings
 
 SEGMENT_BYTES = 4 << 20  # small: the last one is read at each start, and when the lag is asked for
 EVERYTHING = 1 << 62
+REPLAYED = "replayed"
 
 
 class Scores(msgspec.Struct, array_like=True, gc=False):
@@ -94,6 +95,21 @@ _decoder = msgspec.msgpack.Decoder(Scores)
 def shadow_folder(pipeline: str, version: int, settings: Settings | None = None) -> Path:
     """Give the folder of a shadow's scores."""
     return (settings or load_settings()).predictions / pipeline / "shadow" / f"v{version}"
+
+
+def replay_folders(pipeline: str, version: int, settings: Settings | None = None) -> list[Path]:
+    """List the folders of scores that a version gave to traffic of the past, oldest first."""
+    folder = shadow_folder(pipeline, version, settings) / REPLAYED
+    return sorted(path for path in folder.glob("*") if path.is_dir())
+
+
+def read_beginning(folder: Path) -> str | None:
+    """Read the position at which a shadow's log began; None when it never did."""
+    for segment in list_segments(folder).get(0, []):
+        header = read_header(segment_path(folder, 0, segment))
+        if header is not None:
+            return msgspec.convert(header["totals"], Totals).position
+    return None
 
 
 def decode_scores(payload: bytes) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import pandas as pd
 
 from sundial.formats import hash_file, read_json
 from sundial.release.models import CARD_FILE
+from sundial.release.pointer import RollbackOrder
 from sundial.release.versions import VersionInfo
 from sundial.serving.reader import Reader
 from sundial.serving.schema import Schema
@@ -68,8 +69,23 @@ class ModelSource(Protocol):
     def alias(self, name: str) -> Version | None:
         """Say what an alias points to now."""
 
+    def shadows(self) -> Mapping[str, Version]:
+        """Say which versions are in shadow, by alias: ``shadow`` and every ``shadow-NAME``."""
+
+    def version(self, number: int) -> Version:
+        """Find a version by its number."""
+
     def load(self, version: Version) -> Servable:
         """Load a version."""
+
+    def previous(self) -> Version | None:
+        """Say which version a rollback goes back to; None when there is none."""
+
+    def record(self, order: RollbackOrder) -> None:
+        """Record a rollback that was carried out already, and remove its order."""
+
+    def remember(self, fields: Mapping[str, Any]) -> Version:
+        """Make a version of the fields that were written down when its alias could be read."""
 
     def features(self, version: Version) -> Mapping[str, str]:
         """Read the dtypes of a version's features without loading it; empty when they cannot be had cheaply."""
@@ -92,7 +108,7 @@ class RegistrySource:
         self._pipeline = pipeline
         self._settings = settings
         self._registry = Registry(settings)
-        self._known: dict[str, tuple[object, float, VersionInfo | None]] = {}
+        self._known: dict[str, tuple[object, float, Any]] = {}
 
     def alias(self, name: str) -> VersionInfo | None:
         """Say what an alias points to now.
@@ -100,17 +116,44 @@ class RegistrySource:
         Asking MLflow holds up the server's answers for some milliseconds; with SQLite, files that did not change say
         that there is nothing to ask.
         """
+        found: VersionInfo | None = self._ask(name, lambda: self._registry.alias(self._pipeline, name))
+        return found
+
+    def shadows(self) -> Mapping[str, VersionInfo]:
+        """Say which versions are in shadow, by alias."""
+        found: Mapping[str, VersionInfo] = self._ask("shadow*", lambda: self._registry.shadows(self._pipeline))
+        return found
+
+    def version(self, number: int) -> VersionInfo:
+        """Find a version by its number."""
+        return self._registry.version(self._pipeline, number)
+
+    def _ask(self, what: str, ask: Callable[[], Any]) -> Any:
         state, moment = self._database_state(), time.monotonic()
-        known = self._known.get(name)
+        known = self._known.get(what)
         if known and state is not None and known[0] == state and moment - known[1] < REFRESH_SECONDS:
             return known[2]
-        found = self._registry.alias(self._pipeline, name)
-        self._known[name] = (state, moment, found)
+        found = ask()
+        self._known[what] = (state, moment, found)
         return found
 
     def load(self, version: Version) -> Servable:
         """Load a version, checked against the hashes that the registry holds."""
-        return self._registry.load(self._pipeline, version.version)
+        assert isinstance(version, VersionInfo)  # noqa: S101  alias() or remember() gave it
+        return self._registry.load_version(version)
+
+    def previous(self) -> VersionInfo | None:
+        """Say which version a rollback goes back to."""
+        found: VersionInfo | None = self._ask("previous", lambda: self._registry.previous_production(self._pipeline))
+        return found
+
+    def record(self, order: RollbackOrder) -> None:
+        """Record a rollback that was carried out already."""
+        self._registry.record_rollback(self._pipeline, order)
+
+    def remember(self, fields: Mapping[str, Any]) -> VersionInfo:
+        """Make a version of what was written down of it."""
+        return VersionInfo(**{**fields, "aliases": tuple(fields["aliases"])})
 
     def features(self, version: Version) -> Mapping[str, str]:
         """Read the dtypes of a version's features from its card, where that is on this machine."""

@@ -86,7 +86,7 @@ class LogTail:
             for number in segments:
                 if number < segment:
                     continue
-                piece = self._read_segment(writer, number, offset if number == segment else 0, rows)
+                piece = self.read_segment(writer, number, offset if number == segment else 0, rows)
                 if piece is not None:
                     end = piece.frames[-1].end
                     self.position = self.position.moved(writer, number, end)
@@ -94,13 +94,21 @@ class LogTail:
                 # Nothing more here. A later segment was listed before this read, so its writer is done with this one.
         return None
 
-    def _read_segment(self, writer: int, segment: int, offset: int, rows: int) -> Piece | None:
+    def read_segment(self, writer: int, segment: int, offset: int, rows: int) -> Piece | None:
+        """Read frames of one segment after an offset, whatever the position is.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the segment is not there any more.
+        """
         path = segment_path(self.folder, writer, segment)
         known_segment, header = self._headers.get(writer, (-1, None))
         if known_segment != segment:
             header = read_header(path)
             self._headers[writer] = (segment, header) if header else (-1, None)
         if header is None:
+            path.stat()
             return None
         frames = read_frames_of(path, offset, rows)
         if not frames:
@@ -162,6 +170,14 @@ def iterate(folder: Path, position: Position | None = None, rows: int = 1 << 16)
     """Read all there is after a position, piece by piece."""
     tail = LogTail(folder, position)
     while (piece := tail.read(rows)) is not None:
+        yield piece
+
+
+def iterate_segment(folder: Path, writer: int, segment: int, rows: int = 1 << 16) -> Iterator[Piece]:
+    """Read all there is in one segment, piece by piece."""
+    tail, offset = LogTail(folder), 0
+    while (piece := tail.read_segment(writer, segment, offset, rows)) is not None:
+        offset = piece.frames[-1].end
         yield piece
 
 
