@@ -24,7 +24,7 @@ from sundial.serving.batching import Batcher
 from sundial.serving.board import Seat, add
 from sundial.serving.following import AliasFollower
 from sundial.serving.invocations import MAX_BODY, Invocations, Receive, Scope, Send
-from sundial.serving.lags import ShadowLags, as_health
+from sundial.serving.lags import ShadowLags, as_health, as_metrics
 from sundial.serving.metrics import CONTENT_TYPE, Metrics, render, render_values
 from sundial.serving.openapi import describe
 from sundial.serving.predictions import PredictionLog
