@@ -9,7 +9,6 @@ that always stalls is an error rate, and not a lag without end.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import resource
@@ -27,7 +26,7 @@ from sundial.errors import SundialError
 from sundial.serving.compaction import closed_segments, compact_log, shadow_positions
 from sundial.serving.following import POLL_SECONDS
 from sundial.serving.predictions import production_folder
-from sundial.serving.process import stopping
+from sundial.serving.process import die_with, stopping
 from sundial.serving.scorer import Orders, OutOfMemoryError, StoppedError, VersionScorer
 from sundial.serving.shadowlog import read_totals, shadow_folder
 from sundial.serving.sources import ModelSource, Version
@@ -35,7 +34,6 @@ from sundial.serving.status import describe_shadow, read_shadow_status, write_sh
 from sundial.serving.watch import Watch
 from sundial.settings import Settings
 
-PR_SET_PDEATHSIG = 1
 WAIT_SECONDS = 0.1  # between two looks at a log that has nothing new
 WATCH_SECONDS = 0.1
 STATUS_SECONDS = 1.0
@@ -268,7 +266,7 @@ class ShadowSupervisor:
             return pid
         code = FAILED
         try:
-            _die_with(parent)
+            die_with(parent)
             code = work()
         except BaseException:
             logger.exception("a process of the shadow scorer failed")
@@ -343,14 +341,6 @@ def _try(tell: Callable[[dict[str, Any]], None], about: dict[str, Any]) -> None:
         tell(about)
     except OSError as error:  # a full disk
         logger.warning("the status of a shadow cannot be written: %s", error)
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone, however that ended."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before we could ask
-        os._exit(FAILED)
 
 
 def _bound_memory(megabytes: int) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ from pydantic import SecretStr
 from sundial.errors import ServabilityError, SundialError
 from sundial.release.models import LARGEST_DIFFERENCE, ServableModel, load_servable
 from sundial.release.pointer import RollbackOrder
+from sundial.serving.process import die_with
 from sundial.settings import Settings, load_settings
 
 ROWS = 200
@@ -92,8 +94,10 @@ class Trial:
         self._begun = time.monotonic()
         self._address = ""
         self._runs = 0
+        self._process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Trial:
+    def start(self) -> Trial:
+        """Start the server, so that it loads while other things are done; it ends with this process."""
         self._scratch = Path(tempfile.mkdtemp(prefix="sundial-trial-"))
         command = [sys.executable, "-m", "sundial.serving.trials", "--pipeline", self._pipeline]
         command += ["--folder", str(self._folder), "--sha256", self._sha256]
@@ -105,16 +109,22 @@ class Trial:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            preexec_fn=partial(die_with, os.getpid()),
         )
         return self
+
+    def __enter__(self) -> Trial:
+        return self if self._process is not None else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None  # noqa: S101  it was asked for
-        self._process.stdout.close()
+        process = self._process
+        assert process is not None  # noqa: S101  it was started
+        assert process.stdout is not None  # noqa: S101  it was asked for
+        process.kill()
+        process.wait()
+        process.stdout.close()
         self._log.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -181,6 +191,7 @@ class Trial:
 
     def _wait_ready(self) -> str:
         """Wait until the server has loaded the candidate; give its address."""
+        assert self._process is not None  # noqa: S101  it was started
         assert self._process.stdout is not None  # noqa: S101  it was asked for
         if not self._address:
             line = self._process.stdout.readline().strip()  # ends, too, when the process does
