@@ -20,7 +20,7 @@ MODULES = [*sorted(LIB.rglob("*.py")), *sorted((ROOT / "flows").glob("*.py"))]
 # Each may import from its own line and from the lines above it.
 LAYERS = (
     ("errors",),
-    ("settings", "declarations", "pipeline", "scraps", "formats"),
+    ("settings", "declarations", "pipeline", "scraps", "formats", "reads"),
     ("runs",),
     ("stage",),
     ("evaluation",),
@@ -28,6 +28,7 @@ LAYERS = (
     ("serving",),
     ("monitoring",),
     ("operations",),
+    ("experiments",),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

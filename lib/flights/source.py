@@ -22,6 +22,7 @@ import pandas as pd
 
 from flights.warehouse import TABLES, find_warehouse
 from sundial.pipeline import load_pipeline
+from sundial.reads import observe_file
 from sundial.settings import Settings, load_settings
 
 Moment: TypeAlias = str | datetime | pd.Timestamp
@@ -82,7 +83,9 @@ def connect(as_of: Moment, settings: Settings | None = None) -> duckdb.DuckDBPyC
     warehouse = duckdb.connect()
     for table in TABLES:
         prefix = "all_" if table in ("flights", "weather") else ""
-        warehouse.execute(f"CREATE VIEW {prefix}{table} AS FROM read_parquet({_quote(folder / f'{table}.parquet')})")
+        path = folder / f"{table}.parquet"
+        observe_file(path)  # DuckDB opens it, and nobody sees that
+        warehouse.execute(f"CREATE VIEW {prefix}{table} AS FROM read_parquet({_quote(path)})")
     warehouse.execute(
         VIEWS.format(
             as_of=f"TIMESTAMP '{pd.Timestamp(as_of).isoformat(sep=' ')}'",

@@ -32,6 +32,8 @@ from sundial.settings import Settings, load_settings
 
 SCHEMA = 1
 Kind = Literal["release", "experiment", "scratch"]
+# Fields of a stage's record to which a notebook adds one by one.
+MERGED = ("inputs", "outputs", "observed")
 
 
 def now() -> str:
@@ -118,7 +120,7 @@ class Run:
         with self._locked():
             record = self.stage_record(stage) or {"stage": stage, "inputs": {}, "outputs": {}}
             for name, value in fields.items():
-                merge = isinstance(value, dict) and isinstance(record.get(name), dict) and name in ("inputs", "outputs")
+                merge = isinstance(value, dict) and isinstance(record.get(name), dict) and name in MERGED
                 record[name] = {**record[name], **value} if merge else value
             write_json_atomically(self.stage_folder(stage) / "stage.json", record)
         return record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sundial import reads
 from sundial import scraps as _scraps
 from sundial.errors import ArtifactNotFoundError, PipelineError, ScrapError, nearest
 from sundial.formats import hash_file, read_value, write_value
@@ -16,6 +19,8 @@ from sundial.pipeline import Pipeline, StageSpec, load_pipeline
 from sundial.runs import Run, create_run, latest_run, list_runs, now, open_run
 from sundial.scraps import from_plain, to_plain
 from sundial.settings import Settings, load_settings
+
+REVIEW, EXAMPLES = "13_review_production", "hard_examples"
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class Stage:
     @property
     def is_release(self) -> bool:
         """Whether this is a release; nothing else may touch an alias."""
-        return self.run.kind == "release"
+        reads.observe("sundial.stage:kind_of_run")
+        with reads.covered():
+            return self.run.kind == "release"
 
     def load(self, name: str) -> Any:
         """Load an input that pipeline.yaml declares for this stage.
@@ -88,11 +95,12 @@ class Stage:
                 f"{self.name} declares more than one input {name!r}: {', '.join(matches)}", hint="name the stage too"
             )
         source, _, output = matches[0].partition("/")
-        path = self.run.verify_output(source, output)
-        self.run.update_stage(
-            self.name, inputs={matches[0]: {"path": _relative(path, self.run), "sha256": hash_file(path)}}
-        )
-        value = read_value(path)
+        with reads.covered():
+            path = self.run.verify_output(source, output)
+            self.run.update_stage(
+                self.name, inputs={matches[0]: {"path": _relative(path, self.run), "sha256": hash_file(path)}}
+            )
+            value = read_value(path)
         return from_plain(value) if isinstance(value, dict | list) else value
 
     def save(self, name: str, value: Any) -> Path:
@@ -142,10 +150,11 @@ class Stage:
         ScrapError
             When a name was recorded before in this notebook, or a value cannot be recorded.
         """
-        known = self.run.stage_record(self.name).get("scraps", {})
+        with reads.covered():
+            known, strict = self.run.stage_record(self.name).get("scraps", {}), self.run.kind == "release"
         for name in values:
             # a scratch run is opened anew each time, so that running a cell twice by hand is no repetition
-            if name in known and self.is_release:
+            if name in known and strict:
                 raise ScrapError(f"scrap {name!r} was recorded twice", hint="give each scrap one name")
         plain = {name: _scraps.glue(name, value)["data"] for name, value in values.items()}
         self.run.update_stage(self.name, scraps={**known, **plain})
@@ -158,12 +167,11 @@ class Stage:
         ArtifactNotFoundError
             When that stage did not run.
         """
-        run: Run | None = self.run
-        while run is not None:
-            record = run.stage_record(stage)
-            if "scraps" in record:
-                return dict(from_plain(record["scraps"]))
-            run = run.base
+        reads.observe("sundial.stage:scraps_of", stage)
+        with reads.covered():
+            found = _find_scraps(self.run, stage)
+        if found is not None:
+            return dict(from_plain(found))
         raise ArtifactNotFoundError(
             f"{stage} recorded no scraps in run {self.run.name}",
             hint=nearest(stage, self.pipeline.stages) if stage not in self.pipeline.stages else f"run {stage} first",
@@ -219,28 +227,66 @@ class Stage:
             Those of all reviews dated ``as_of`` or earlier, newest choice first for an entity chosen twice; None when
             there are none. They are recorded as inputs of this stage. The entity is text, as in the prediction log.
         """
-        stage, output = "13_review_production", "hard_examples"
         frames: list[tuple[pd.Timestamp, pd.DataFrame]] = []
-        for run in list_runs(self.pipeline.name, kind="release", settings=self.settings):
-            record = run.stage_record(stage)
-            if record.get("status") != "succeeded" or pd.Timestamp(record["as_of"]) > self.as_of:
-                continue
-            path = run.verify_output(stage, output)
-            self.run.update_stage(
-                self.name,
-                inputs={
-                    f"{run.name}/{stage}/{output}": {
-                        "path": f"../{run.name}/{record['outputs'][output]['path']}",
-                        "sha256": hash_file(path),
-                    }
-                },
-            )
-            frames.append((pd.Timestamp(record["as_of"]), read_value(path)))
+        reads.observe("sundial.stage:chosen_examples")
+        with reads.covered():
+            for run, record in _find_reviews(self.pipeline.name, self.as_of, self.settings):
+                path = run.verify_output(REVIEW, EXAMPLES)
+                self.run.update_stage(
+                    self.name,
+                    inputs={
+                        f"{run.name}/{REVIEW}/{EXAMPLES}": {
+                            "path": f"../{run.name}/{record['outputs'][EXAMPLES]['path']}",
+                            "sha256": hash_file(path),
+                        }
+                    },
+                )
+                frames.append((pd.Timestamp(record["as_of"]), read_value(path)))
         if not frames:
             return None
         frames.sort(key=lambda item: item[0])  # by date: a release made again later is no newer for that
         newest_first = pd.concat([frame for _, frame in reversed(frames)], ignore_index=True)
         return newest_first.drop_duplicates(self.pipeline.entity, ignore_index=True)
+
+
+def kind_of_run(_: str, reading: reads.Reading) -> str:
+    """Answer with the kind of the run, for a stage that does something else in a release."""
+    return Run(reading.run).kind
+
+
+def scraps_of(stage: str, reading: reads.Reading) -> str:
+    """Answer with a hash of the scraps that an earlier stage recorded."""
+    return _hash(_find_scraps(Run(reading.run), stage))
+
+
+def chosen_examples(_: str, reading: reads.Reading) -> str:
+    """Answer with a hash of what reviews have chosen up to the release date."""
+    reviews = _find_reviews(reading.pipeline, pd.Timestamp(reading.as_of), reading.settings)
+    return _hash([[run.name, record["as_of"], record["outputs"][EXAMPLES]["sha256"]] for run, record in reviews])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _find_scraps(run: Run | None, stage: str) -> dict[str, Any] | None:
+    """Find the scraps of a stage in a run, or in those below it."""
+    while run is not None:
+        record = run.stage_record(stage)
+        if "scraps" in record:
+            return dict(record["scraps"])
+        run = run.base
+    return None
+
+
+def _find_reviews(pipeline: str, as_of: pd.Timestamp, settings: Settings) -> list[tuple[Run, dict[str, Any]]]:
+    """Find the reviews dated ``as_of`` or earlier, and their records, oldest run first."""
+    found = []
+    for run in list_runs(pipeline, kind="release", settings=settings):
+        record = run.stage_record(REVIEW)
+        if record.get("status") == "succeeded" and pd.Timestamp(record["as_of"]) <= as_of:
+            found.append((run, record))
+    return found
 
 
 def _relative(path: Path, run: Run) -> str:
@@ -288,4 +334,12 @@ def open_stage(name: str, *, pipeline: str, as_of: str, run: str = "") -> Stage:
     record = opened.stage_record(name)
     if not run or record.get("status") != "running":
         opened.restart_stage(name, status="running", started=now(), as_of=date.isoformat())
+    elif "key" in record or "not_reusable" in record:  # a runner's kernel, and not somebody's own
+        reading = reads.Reading(pipeline, date.isoformat(), opened.folder, settings)
+
+        def note(question: str, answer: str) -> None:
+            opened.update_stage(name, observed={question: answer})
+
+        # what may be reused one day must say what it reads beside its inputs
+        reads.begin(reading, name, note if "key" in record else None)
     return Stage(name, declared, date, opened, settings)

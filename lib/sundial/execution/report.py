@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sundial.runs import Run, list_runs
 from sundial.settings import Settings, load_settings
 
 REPORT = "report.html"
+REUSED, REUSED_PLACE = "reused", '<dl class="facts">'
 STEPS = {"release": "Release gates", "comparison": "Comparison gates", "monitoring": "Monitoring gates"}
 KINDS = {"release": "Releases", "experiment": "Experiments", "scratch": "Scratch runs"}
 
@@ -85,6 +87,8 @@ def render_stage(run: Run, stage: str, settings: Settings | None = None) -> Path
     facts = _facts_of(manifest)
     if record.get("as_of") != manifest["as_of"]:
         facts["Run at"] = _date(record.get("as_of"))
+    if record.get("reused"):
+        facts["Reused from"] = record["reused"]["run"]
     facts["Started"] = _moment(record.get("started"))
     if "seconds" in record:
         facts["Took"] = f"{record['seconds']:,.1f} s"
@@ -120,6 +124,32 @@ def render_stage(run: Run, stage: str, settings: Settings | None = None) -> Path
     return page
 
 
+def mark_reused(html: str, origin: str) -> str:
+    """Say on the page of a stage that another run has taken it over as it is.
+
+    Parameters
+    ----------
+    html : str
+        The page in the run that made it, or in one that has reused it already.
+    origin : str
+        Name of the run that made it.
+
+    Returns
+    -------
+    str
+        The page; empty when there is no place for the line.
+    """
+    if f'id="{REUSED}"' in html:
+        return html
+    before, mark, after = html.partition(REUSED_PLACE)
+    name = escape(origin)
+    line = (
+        f'<p class="lead" id="{REUSED}">Reused from <a href="../../{name}/index.html">{name}</a>: code, parameters, '
+        f"inputs and environment are the same. What follows is the original.</p>"
+    )
+    return f"{before}{line}{mark}{after}" if mark else ""
+
+
 def render_run(run: Run, settings: Settings | None = None) -> Path:
     """Render the page of a run: what failed, decisions, gates and stages.
 
@@ -147,6 +177,7 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
             "share": round(100 * (record.get("seconds") or 0) / longest, 1),
             "peak": round(record["kernel"]["peak_mib"]) if record.get("kernel") else None,
             "outputs": ", ".join(record.get("outputs", {})),
+            "reused": (record.get("reused") or {}).get("run", ""),
             "href": f"{name}/{REPORT}" if (run.stage_folder(name) / REPORT).exists() else "",
         }
         for name, record in records.items()
@@ -157,6 +188,10 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
     facts["Started by"] = manifest.get("started_by") or "unknown"
     if manifest.get("base"):
         facts["On top of"] = manifest["base"]
+    if manifest.get("experiment"):
+        facts["Ships"] = (
+            f"{manifest['experiment']}, parity {_read(run, 'parity.json', {}).get('verdict', 'not proven')}"
+        )
     facts["Stages took"] = f"{sum(stage['seconds'] or 0 for stage in stages):,.1f} s"
     error = _describe_error(records[failed].get("error"), failed) if failed else _describe_failed_gate(gates)
     contents = [{"id": "failure", "text": "What failed"}] if error else []
@@ -318,7 +353,8 @@ def _status_of(records: Mapping[str, Any], gates: list[dict[str, Any]], decision
 def _summarize(records: Mapping[str, Any], gates: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> str:
     """Say in a sentence how a run stands."""
     succeeded = sum(record["status"] == "succeeded" for record in records.values())
-    parts = [f"{succeeded} of {len(records)} stages succeeded"]
+    reused = sum(bool(record.get("reused")) for record in records.values())
+    parts = [f"{succeeded} of {len(records)} stages succeeded" + (f", {reused} of them reused" if reused else "")]
     results = [result for group in gates for result in group["results"]]
     if results:
         parts.append(f"{sum(item['status'] == 'passed' for item in results)} of {len(results)} gates passed")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,10 +24,13 @@ from sundial.errors import (
     ScrapError,
     StageFailedError,
 )
+from sundial.execution.cache import clear_stage, one_at_a_time, remember
+from sundial.execution.cache import reuse as take_over
+from sundial.execution.ingredients import Key, find_key
 from sundial.execution.notebooks import Execution, Progress, execute_notebook, run_notebook
 from sundial.execution.parameters import check_parameters, mask_parameters, read_parameters
 from sundial.formats import hash_file
-from sundial.pipeline import StageSpec, load_pipeline
+from sundial.pipeline import Pipeline, StageSpec, load_pipeline
 from sundial.runs import Run, now
 from sundial.scraps import read_scraps, to_plain
 from sundial.settings import Settings, load_settings
@@ -45,6 +47,8 @@ def run_stage(
     as_of: str | pd.Timestamp | None = None,
     parameters: Mapping[str, Any] | None = None,
     timeout: str | float | timedelta | None = None,
+    reuse: bool = False,
+    base: Run | None = None,
     progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> dict[str, Any]:
@@ -62,9 +66,13 @@ def run_stage(
     as_of : str or Timestamp, optional
         The date to pretend it is; the run's by default.
     parameters : mapping, optional
-        On top of those in pipeline.yaml.
+        On top of those in pipeline.yaml, and of those that the run carries for this stage.
     timeout : str, float or timedelta, optional
         Deadline; that of pipeline.yaml by default.
+    reuse : bool
+        Take it from an earlier run instead, when nothing that it depends on has changed; see ``cache``.
+    base : Run, optional
+        Of reuse: a run to look in first, whose rows count as they were.
     progress : callable, optional
         Called with the number of cells done and of all cells.
     settings : Settings, optional
@@ -86,19 +94,46 @@ def run_stage(
     """
     settings = settings or load_settings()
     pipeline = load_pipeline(run.pipeline, settings)
-    spec, source = pipeline.stage(stage), pipeline.notebook(stage)
+    spec, source = pipeline.stage(stage), notebook_of(run, stage, pipeline, settings)
     date = run.as_of if as_of is None else pd.Timestamp(as_of)
+    given = {**parameters_of(run, stage, pipeline, source, settings, date), **(parameters or {})}
+    checked = check_parameters(source, given)
+
+    def key_now() -> Key:
+        if run.kind == "scratch":
+            return Key("", {}, "a scratch run is for looking, not for keeping")
+        return find_key(run, stage, source, checked, date.isoformat(), pipeline, settings)
+
+    key = key_now()
+    with _only_once(run, stage), one_at_a_time(key if reuse else Key("", {}), settings):
+        if reuse and (found := take_over(run, stage, key, date.isoformat(), settings, base=base)):
+            return found
+        record = _run_stage(run, stage, spec, source, date, checked, key, timeout or spec.timeout, progress, settings)
+        if key.digest and key_now().digest == key.digest:  # else somebody changed something while it ran
+            remember(run, stage, key, settings)
+        return record
+
+
+def parameters_of(
+    run: Run, stage: str, pipeline: Pipeline, notebook: Path, settings: Settings, as_of: pd.Timestamp | None = None
+) -> dict[str, Any]:
+    """Give the values that a stage is run with: date and run, those of pipeline.yaml, those that the run carries."""
+    date = run.as_of if as_of is None else as_of
     given: dict[str, Any] = {
         "as_of": date.strftime("%Y-%m-%d") if date == date.normalize() else date.isoformat(),
         "run": run.name if run.folder.parent == settings.runs else str(run.folder),
-        **spec.parameters,
-        **(parameters or {}),
+        **pipeline.stage(stage).parameters,
+        **run.manifest().get("parameters", {}).get(stage, {}),
     }
-    if "pipeline" in read_parameters(source):  # the lifecycle's notebooks are the same for every pipeline
+    if "pipeline" in read_parameters(notebook):  # the lifecycle's notebooks are the same for every pipeline
         given["pipeline"] = run.pipeline
-    checked = check_parameters(source, given)
-    with _only_once(run, stage):
-        return _run_stage(run, stage, spec, source, date, checked, timeout or spec.timeout, progress, settings)
+    return given
+
+
+def notebook_of(run: Run, stage: str, pipeline: Pipeline, settings: Settings) -> Path:
+    """Give the notebook of a stage: the pipeline's, or the one that the run carries in its place."""
+    other = run.manifest().get("notebooks", {}).get(stage)
+    return settings.root / other if other else pipeline.notebook(stage)
 
 
 def _run_stage(
@@ -108,6 +143,7 @@ def _run_stage(
     source: Path,
     date: pd.Timestamp,
     parameters: dict[str, Any],
+    key: Key,
     timeout: str | float | timedelta,
     progress: Progress | None,
     settings: Settings,
@@ -122,8 +158,9 @@ def _run_stage(
         as_of=date.isoformat(),
         parameters=mask_parameters({**defaults, **parameters}),
         notebook_sha256=hash_file(source),
+        **({"key": key.digest, "ingredients": key.short} if key.digest else {"not_reusable": key.reason}),
     )
-    _remove_leftovers(folder)
+    clear_stage(folder)
     logger.info("%s: starts, as of %s, in %s", stage, f"{date:%Y-%m-%d}", run.name)
     environment = {
         **os.environ,
@@ -201,13 +238,6 @@ def _render(run: Run, stage: str, settings: Settings) -> Path:
 
 def _describe(cell: int | None, source: str, cause: str, message: str) -> dict[str, Any]:
     return {"cell": cell, "source": source, "cause": cause, "message": message}
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what an earlier attempt left; its record is forgotten already."""
-    for path in (folder / "notebook.ipynb", folder / "report.html"):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(folder / "outputs", ignore_errors=True)
 
 
 @contextmanager

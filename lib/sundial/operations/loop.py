@@ -309,7 +309,7 @@ def prepare(settings: Settings, pipeline: Pipeline) -> str:
     if state == "running":
         said = "An earlier demo was interrupted: this one goes on where it stopped."
     else:
-        for name in ("runs", "models", "predictions", "reports", "prefect", "logs"):
+        for name in ("runs", "cache", "models", "mlflow", "predictions", "reports", "prefect", "logs"):
             shutil.rmtree(settings.artifacts / name, ignore_errors=True)
         for path in [*settings.artifacts.glob("mlflow.db*"), settings.artifacts / "notices.jsonl"]:
             path.unlink(missing_ok=True)

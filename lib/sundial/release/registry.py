@@ -17,6 +17,7 @@ import pandas as pd
 
 from sundial.errors import ArtifactCorruptError, RegistryError, VersionNotFoundError
 from sundial.formats import hash_file, read_json
+from sundial.reads import covered, observe, observe_unrepeatable
 from sundial.release.fetching import fetch_version
 from sundial.release.history import (
     ALIASES,
@@ -32,6 +33,7 @@ from sundial.release.locks import hold_lock
 from sundial.release.mlflow_client import is_absent, open_client, translate_errors
 from sundial.release.models import CARD_FILE, MODEL_FILE, ServableModel, load_servable
 from sundial.release.pointer import Pointer, RollbackOrder
+from sundial.release.standing import refuse_experiments
 from sundial.release.versions import VersionInfo, as_texts, describe, release_tags
 from sundial.settings import Settings, load_settings
 
@@ -367,12 +369,14 @@ class Registry:
 
     @contextmanager
     def _writing(self, message: str) -> Iterator[None]:
-        """One writer at a time on this machine, and MLflow's errors as ours."""
+        """One writer at a time on this machine, never an experiment, and MLflow's errors as ours."""
+        refuse_experiments()
         with translate_errors(message), hold_lock(self._lock):
             yield
 
     def _find(self, ask: Callable[[MlflowClient], Any], what: str) -> Any:
         """Ask MLflow; None when what is asked for does not exist."""
+        observe_unrepeatable("the model registry")
         client = self.client
         from mlflow.exceptions import MlflowException
 
@@ -395,6 +399,8 @@ def load_production(pipeline: str, settings: Settings | None = None) -> Servable
     settings : Settings, optional
         Read from the environment by default.
     """
+    observe("sundial.release.standing:production_version", pipeline)
     registry = Registry(settings)
-    info = registry.alias(pipeline, "production")
-    return None if info is None else registry.load(pipeline, info.version)
+    with covered():
+        info = registry.alias(pipeline, "production")
+        return None if info is None else registry.load(pipeline, info.version)
