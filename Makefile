@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench-evidence lab up check format lock bench-instant clean
+.PHONY: help setup demo test fuzz bench-evidence bench-cache bench-experiment lab up check format lock bench-instant clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -45,6 +45,12 @@ fuzz: $(READY)
 
 bench-evidence: $(READY)
 	@$(BIN)/python -m tests.benchmarks.evidence
+
+bench-cache: $(READY)
+	@$(BIN)/python -m tests.benchmarks.reuse
+
+bench-experiment: $(READY)
+	@$(BIN)/python -m tests.benchmarks.experiment
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks/ $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None \

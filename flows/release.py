@@ -8,8 +8,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from flows.stages import show, stage, start, tell
-from sundial.errors import GateFailedError
+from flows.stages import show, stage, start, tell, track
+from sundial.errors import GateFailedError, ParityError
+from sundial.experiments.shipping import carry, certify
 from sundial.operations.handover import soak_on_log, supersede
 from sundial.pipeline import load_pipeline
 from sundial.release.approval import evidence_hash
@@ -19,7 +20,7 @@ from sundial.settings import load_settings
 
 
 @flow(name="release", on_failure=[tell], on_crashed=[tell])
-def release(pipeline: str, as_of: str = "") -> Any:
+def release(pipeline: str, as_of: str = "", refresh: bool = False, experiment: str = "") -> Any:
     """Make this week's candidate.
 
     Parameters
@@ -28,14 +29,22 @@ def release(pipeline: str, as_of: str = "") -> Any:
         Name of the pipeline.
     as_of : str
         Release date; empty for the one that this week's schedule stands for.
+    refresh : bool
+        Run every stage, also what an earlier run holds unchanged.
+    experiment : str
+        Run of an experiment to ship: what it changed is carried, and what it found must come out again.
     """
     declared = load_pipeline(pipeline)
     run = begin_release(declared, as_of, started_by=f"flow run {flow_run.name}", key=str(flow_run.id or ""))
+    if experiment:
+        carry(run, experiment, load_settings())
     for name in remaining_stages(run, declared.release_stages):
-        stage(run.name, name)
+        stage(run.name, name, refresh=refresh or bool(experiment))
     try:
+        if experiment:
+            certify(run, declared, load_settings())
         pass_gates(run, declared, "release")
-    except GateFailedError as error:
+    except (GateFailedError, ParityError) as error:
         return Failed(message=str(error))
     finally:
         show(run)
@@ -56,4 +65,5 @@ def release(pipeline: str, as_of: str = "") -> Any:
         date = f"{comparison_date(run, declared):%Y-%m-%d}"
         asked = {"pipeline": pipeline, "run": run.name, "as_of": date}
         start("comparison", run, asked, key=f"comparison {run.name}", at=wait_until(declared.schedule.soak))
+    track(run)
     return show(run)

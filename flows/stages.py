@@ -12,8 +12,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import Flow, FlowRun, State, TaskRun
 from prefect.tasks import Task
 
-from sundial.errors import KernelDiedError
+from sundial.errors import KernelDiedError, RegistryError
 from sundial.execution.runner import run_stage
+from sundial.experiments.tracking import track_run
 from sundial.operations.notices import report_failure
 from sundial.operations.prefect_api import PrefectApi
 from sundial.runs import Run, open_run
@@ -28,7 +29,9 @@ async def kernel_died(task: Task[Any, Any], task_run: TaskRun, state: State[Any]
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=5, retry_condition_fn=kernel_died)
-def stage(run: str, stage: str, as_of: str = "", parameters: dict[str, Any] | None = None) -> str:
+def stage(
+    run: str, stage: str, as_of: str = "", parameters: dict[str, Any] | None = None, refresh: bool = False
+) -> str:
     """Run one stage notebook, and link its page from Prefect's.
 
     Parameters
@@ -39,6 +42,8 @@ def stage(run: str, stage: str, as_of: str = "", parameters: dict[str, Any] | No
         The date that the stage pretends it is; that of the run by default.
     parameters : dict, optional
         Values for the notebook beside those of pipeline.yaml.
+    refresh : bool
+        Run it even when an earlier run holds the same.
 
     Returns
     -------
@@ -46,7 +51,7 @@ def stage(run: str, stage: str, as_of: str = "", parameters: dict[str, Any] | No
         Address of the rendered notebook.
     """
     try:
-        run_stage(open_run(run), stage, as_of=as_of or None, parameters=parameters)
+        run_stage(open_run(run), stage, as_of=as_of or None, parameters=parameters, reuse=not refresh)
     finally:
         page = show(open_run(run), stage)
     return page
@@ -58,6 +63,14 @@ def show(run: Run, stage: str = "") -> str:
     key = f"{run.pipeline}-{stage or 'run'}".lower().replace("_", "-")  # Prefect takes lowercase, digits and dashes
     create_markdown_artifact(f"[{stage or run.name}]({page})", key=key, description=run.name)
     return page
+
+
+def track(run: Run) -> None:
+    """Copy a run into MLflow, for those who look there; a copy that cannot be made fails nothing."""
+    try:
+        track_run(run, load_settings())
+    except RegistryError as error:
+        log.warning("%s", error)
 
 
 def start(flow: str, run: Run, parameters: dict[str, Any], *, key: str, at: datetime | None = None) -> None:

@@ -8,7 +8,8 @@ SundialError                         everything below; catch this one to catch a
 ├── RunError                         a run folder cannot be used
 │   ├── RunNotFoundError       LookupError
 │   ├── ArtifactNotFoundError  LookupError   an input or output is not there or not declared
-│   └── ArtifactCorruptError                 a file does not hash as its manifest says
+│   ├── ArtifactCorruptError                 a file does not hash as its manifest says
+│   └── ParityError                          a release does not give what its experiment gave
 ├── StageFailedError     RuntimeError  a notebook did not succeed: stage, cell, source, cause, report
 │   ├── StageTimeoutError  TimeoutError
 │   └── KernelDiedError
@@ -85,6 +86,10 @@ class ArtifactNotFoundError(RunError, LookupError):
 
 class ArtifactCorruptError(RunError):
     """A file does not hash as its manifest says."""
+
+
+class ParityError(RunError):
+    """A release does not give what its experiment gave, and nothing explains it."""
 
 
 class StageFailedError(SundialError, RuntimeError):

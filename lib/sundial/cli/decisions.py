@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 @app.command()
 def release(
     as_of: Annotated[str, typer.Option(help="Release date; this week's by default.")] = "",
+    refresh: Annotated[bool, typer.Option("--refresh", help="Run every stage, also unchanged ones.")] = False,
     pipeline: PipelineOption = "",
 ) -> None:
     """Start a release now, on the worker that runs.
+
+    A stage of which nothing has changed since an earlier run is reused from there, and the run says so.
 
     Example: sundial release --as-of 2013-10-14
     """
@@ -27,7 +30,8 @@ def release(
 
     with PrefectApi(settings=settings) as api:
         name = f"release {as_of or 'of this week'}"
-        flow_run = api.start("release", declared.name, {"pipeline": declared.name, "as_of": as_of}, name=name)
+        asked = {"pipeline": declared.name, "as_of": as_of, "refresh": refresh}
+        flow_run = api.start("release", declared.name, asked, name=name)
         print(f"{flow_run.name}: {api.link(flow_run)}")
 
 

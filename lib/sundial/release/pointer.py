@@ -20,6 +20,7 @@ from typing import Any
 from sundial.errors import ArtifactCorruptError, ArtifactNotFoundError, RegistryError
 from sundial.formats import read_json, sync_file, write_json_atomically
 from sundial.release.locks import hold_lock
+from sundial.release.standing import refuse_experiments
 from sundial.settings import Settings
 
 
@@ -110,8 +111,9 @@ class Pointer:
         Raises
         ------
         RegistryError
-            When the version is no longer the one that answers, or there is nothing to go back to.
+            When the version is no longer the one that answers, or there is nothing to go back to; in an experiment.
         """
+        refuse_experiments()
         with hold_lock(self.folder / "rollback.lock"):
             standing, known = self.standing(), self.order()
             if known is not None and known.away_from == away_from:

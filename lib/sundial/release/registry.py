@@ -17,7 +17,7 @@ import pandas as pd
 
 from sundial.errors import ArtifactCorruptError, RegistryError, VersionNotFoundError
 from sundial.formats import hash_file, read_json
-from sundial.reads import covered, observe, observe_unrepeatable
+from sundial.reads import observe_unrepeatable
 from sundial.release.fetching import fetch_version
 from sundial.release.history import (
     ALIASES,
@@ -33,7 +33,7 @@ from sundial.release.locks import hold_lock
 from sundial.release.mlflow_client import is_absent, open_client, translate_errors
 from sundial.release.models import CARD_FILE, MODEL_FILE, ServableModel, load_servable
 from sundial.release.pointer import Pointer, RollbackOrder
-from sundial.release.standing import refuse_experiments
+from sundial.release.standing import load_production, refuse_experiments
 from sundial.release.versions import VersionInfo, as_texts, describe, release_tags
 from sundial.settings import Settings, load_settings
 
@@ -387,20 +387,3 @@ class Registry:
                 if is_absent(error):
                     return None
                 raise
-
-
-def load_production(pipeline: str, settings: Settings | None = None) -> ServableModel | None:
-    """Load the model that is in production; None before the first promotion.
-
-    Parameters
-    ----------
-    pipeline : str
-        Name of the pipeline.
-    settings : Settings, optional
-        Read from the environment by default.
-    """
-    observe("sundial.release.standing:production_version", pipeline)
-    registry = Registry(settings)
-    with covered():
-        info = registry.alias(pipeline, "production")
-        return None if info is None else registry.load(pipeline, info.version)

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from sundial.errors import RegistryError
-from sundial.reads import Reading, acting_run, covered
+from sundial.reads import Reading, acting_run, covered, observe
+from sundial.release.models import ServableModel
 from sundial.runs import Run
+from sundial.settings import Settings
+
+
+def load_production(pipeline: str, settings: Settings | None = None) -> ServableModel | None:
+    """Load the model that is in production; None before the first promotion.
+
+    Parameters
+    ----------
+    pipeline : str
+        Name of the pipeline.
+    settings : Settings, optional
+        Read from the environment by default.
+    """
+    from sundial.release.registry import Registry
+
+    observe("sundial.release.standing:production_version", pipeline)
+    registry = Registry(settings)
+    with covered():
+        info = registry.alias(pipeline, "production")
+        return None if info is None else registry.load(pipeline, info.version)
 
 
 def production_version(pipeline: str, reading: Reading) -> str:

@@ -1,0 +1,1 @@
+"""Experiments: a release with other parameters or code, beside production; nothing here moves an alias."""
