@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ import pandas as pd
 
 from sundial.errors import ServiceError, SundialError
 from sundial.serving.positions import Position
+from sundial.serving.priority import give_way
 from sundial.serving.process import limit_threads, stopping
 from sundial.serving.scorer import VersionScorer
 from sundial.serving.shadowlog import REPLAYED, decode_scores, read_totals, replay_folders, shadow_folder
@@ -208,7 +208,7 @@ def score_shadow(
         if once:
             return _score_once(pipeline, source, settings, stop)
         limit_threads()
-        os.nice(max(NICENESS - os.nice(0), 0))  # production comes first
+        give_way(NICENESS)  # production comes first
         ShadowSupervisor(pipeline, source, settings, stop).run()
     return 0
 

@@ -26,6 +26,7 @@ from sundial.errors import SundialError
 from sundial.serving.compaction import closed_segments, compact_log, shadow_positions
 from sundial.serving.following import POLL_SECONDS
 from sundial.serving.predictions import production_folder
+from sundial.serving.priority import give_way
 from sundial.serving.process import die_with, stopping
 from sundial.serving.scorer import Orders, OutOfMemoryError, StoppedError, VersionScorer
 from sundial.serving.shadowlog import read_totals, shadow_folder
@@ -249,7 +250,7 @@ class ShadowSupervisor:
         self._tidying = self._fork(self._compact)
 
     def _compact(self) -> int:
-        os.nice(max(LEAST_PRIORITY - os.nice(0), 0))
+        give_way(LEAST_PRIORITY)
         shadows = shadow_positions(self.pipeline, self.source, self.settings)
         done = compact_log(self.pipeline, self.settings, shadows)
         if done.segments or done.dropped_rows:
