@@ -221,7 +221,7 @@ def test_a_guardrail_passes_and_says_what_it_could_not_judge():
 
     assert (result.status, result.observed) == ("passed", -0.1)
     assert value.sentence == (
-        "the gate: value none shown to be worse: value in 2 segments (3 too small to judge), "
+        "the gate: none is shown to be worse off, value in 2 segments (3 too small to judge), "
         "asked no segment worse than production, on 1,000 rows or more (rows 1,000)"
     )
 

@@ -7,13 +7,15 @@ from datetime import datetime, timedelta
 import pytest
 
 from sundial.monitoring.weeks import list_weeks
+from sundial.operations.status import read_status
+from sundial.operations.summary import print_status
 from sundial.pipeline import load_pipeline
 from sundial.release.approval import Decision, record_decision
 from sundial.runs import Run, create_run
 from sundial.settings import load_settings
 from sundial.stage import open_stage
 
-PROMOTED = "2026-11-02T10:00:00+00:00"
+PROMOTED = "2020-11-02T10:00:00+00:00"
 OPENS = datetime.fromisoformat(PROMOTED) + timedelta(days=9)  # a week that is watched, and two days of maturity
 
 
@@ -61,11 +63,23 @@ def test_a_review_that_was_opened_earlier_is_open(run):
 def test_an_answer_ends_it(run):
     """An answered review is never overdue, and the ledger says what was answered by whom."""
     record_decision(
-        run, Decision(kind="review", decision="keep", name="Ada", reason="fine", evidence="e", at="2026-11-12")
+        run, Decision(kind="review", decision="keep", name="Ada", reason="fine", evidence="e", at="2020-11-12")
     )
     week = weeks(OPENS + timedelta(days=30))[0]
 
     assert (week.state, week.answer) == ("answered", "keep, Ada")
+
+
+def test_status_says_overdue(run, capsys):
+    """What waits too long is said by sundial status, in words and as JSON, also when every server is down."""
+    settings = load_settings()
+    found = read_status(settings, load_pipeline("tiny"))
+    print_status(found, settings)
+
+    assert [week["state"] for week in found["weeks"]] == ["overdue"]
+    assert "review of version 2, 2013-10-14 to 2013-10-21, is OVERDUE since 2020-11-12 10:00" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_what_was_never_promoted_is_not_there(project):

@@ -109,8 +109,8 @@ def judge_gate(gate: Gate, scraps: Mapping[str, Mapping[str, Any]]) -> GateResul
         return result("skipped", None, f"{gate.gate}: skipped, there is {NO_PRODUCTION} to compare with")
     except _FailureError as failure:
         return result("failed", failure.observed, f"{gate.gate} fails: {failure.reason}{_row_note(rows)}")
-    said = _read(found, observed) if gate.allowed_harm is None else _read_guardrail(found, name)
-    return result("passed", observed, f"{gate.gate}: {name} {said}, asked {_describe(gate)}{_row_note(rows)}")
+    said = f"{name} {_read(found, observed)}" if gate.allowed_harm is None else _read_guardrail(found, name)
+    return result("passed", observed, f"{gate.gate}: {said}, asked {_describe(gate)}{_row_note(rows)}")
 
 
 def judge_gates(gates: Iterable[Gate], scraps: Mapping[str, Mapping[str, Any]]) -> list[GateResult]:
@@ -251,7 +251,7 @@ def _read_guardrail(found: Any, name: str) -> str:
         f"{_words(figure)} in {_show(summary['judged'])} segments ({summary.get('too_small', '?')} too small to judge)"
         for figure, summary in _figures(found, name).items()
     ]
-    return f"none shown to be worse: {', '.join(parts)}"
+    return f"none is shown to be worse off, {', '.join(parts)}"
 
 
 def _number(found: Any, name: str, end: str) -> float:

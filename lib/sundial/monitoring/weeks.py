@@ -84,9 +84,10 @@ def list_weeks(pipeline: Pipeline, settings: Settings, *, now: datetime | None =
     for run in list_runs(pipeline.name, kind="release", settings=settings):
         if not run.succeeded("11_promote_model"):
             continue
-        promotion = read_json(run.verify_output("11_promote_model", "promotion"))
-        if not promotion["promoted_at"]:
-            continue  # it was in production already, and nothing moved
+        path = run.stage_folder("11_promote_model") / "outputs" / "promotion.json"
+        promotion = read_json(path) if path.is_file() else {}
+        if not promotion.get("promoted_at"):
+            continue  # its outputs were cleared away, or it was in production already and nothing moved
         since = pd.Timestamp(promotion["production_from"])
         opens = datetime.fromisoformat(promotion["promoted_at"]) + watch + maturity
         # the flow opens it at a time of day; it is due by the end of a whole day

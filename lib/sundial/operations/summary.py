@@ -137,11 +137,12 @@ def print_status(found: dict[str, Any], settings: Settings) -> None:
             why = f": {entry['message']}" if key == "failed" and entry["message"] else ""
             say(f"  {when} {entry['name'] or entry['flow']}{why}\n    {entry['link']}", highlight=False, soft_wrap=True)
     for week in found["weeks"]:
+        due = week["due"][:16].replace("T", " ")
         what = f"the review of version {week['version']}, {week['since'][:10]} to {week['until'][:10]},"
         said = {
             "maturing": f"opens on {week['opens'][:10]}, when its labels are mature",
-            "open": f"is open, and due by {week['due'][:16]} UTC",
-            "overdue": f"is OVERDUE since {week['due'][:16]} UTC: sundial approve",
+            "open": f"is open, and due by {due} UTC",
+            "overdue": f"is OVERDUE since {due} UTC: sundial approve",
             "answered": f"was answered: {week['answer']}",
         }[week["state"]]
         say(f"  {what} {said}", style="bold red" if week["state"] == "overdue" else None, highlight=False)
