@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench-evidence bench-cache bench-experiment lab up check format lock bench-instant clean
+.PHONY: help setup demo test fuzz bench-evidence bench-cache bench-experiment lab up check format lock bench-instant bench-serving bench-shadow clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -39,6 +39,9 @@ demo: $(READY)  ## turn the whole loop once (APPROVE=name answers in your place)
 
 test: $(READY)  ## run every test
 	@$(BIN)/pytest
+
+bench-serving bench-shadow: bench-%: $(READY)
+	@PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/serving/bench_$*.py $(ARGUMENTS)
 
 fuzz: $(READY)
 	@FUZZ_REQUESTS=10000 $(BIN)/pytest -q -s tests/serving/test_fuzz.py
