@@ -51,7 +51,7 @@ def closed_loop(url: str, path: str, bodies: Sequence[bytes], clients: int, seco
         return match[1] if match else "0"
 
     failed = int(find(r"Non-2xx or 3xx responses: (\d+)"))
-    return Load(float(find(r"Requests/sec:\s+([\d.]+)")), _ms(find(r"50%\s+(\S+)")), _ms(find(r"99%\s+(\S+)")), failed)
+    return Load(float(find(r"Requests/sec:\s+([\d.]+)")), _ms(find(r"\n\s+50%\s+(\S+)")), _ms(find(r"\n\s+99%\s+(\S+)")), failed)
 
 
 def _ms(text: str) -> float:
