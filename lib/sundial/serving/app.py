@@ -127,8 +127,9 @@ class ModelServer:
         self._log = open_log(self.pipeline, self.settings)
         self._batcher = self._invocations.batcher = Batcher(lambda: self.follower.state.model, self._log)
         self.follower.start()
-        # whoever is let in is answered with a model, where there is one; a registry that hangs is told by /health
-        await asyncio.to_thread(self.follower.looked.wait, LOOK_SECONDS)
+        if self._seat is not None:
+            # it takes connections that another worker could answer: not before it knows the model, where there is one
+            await asyncio.to_thread(self.follower.looked.wait, LOOK_SECONDS)
         telling = asyncio.create_task(self._tell_often())
         try:
             yield

@@ -51,7 +51,8 @@ def closed_loop(url: str, path: str, bodies: Sequence[bytes], clients: int, seco
         return match[1] if match else "0"
 
     failed = int(find(r"Non-2xx or 3xx responses: (\d+)"))
-    return Load(float(find(r"Requests/sec:\s+([\d.]+)")), _ms(find(r"\n\s+50%\s+(\S+)")), _ms(find(r"\n\s+99%\s+(\S+)")), failed)
+    p50, p99 = (_ms(find(rf"\n\s+{share}%\s+(\S+)")) for share in (50, 99))
+    return Load(float(find(r"Requests/sec:\s+([\d.]+)")), p50, p99, failed)
 
 
 def _ms(text: str) -> float:
