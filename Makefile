@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench-evidence bench-cache bench-experiment lab up check format lock bench-instant bench-serving bench-shadow clean
+.PHONY: help setup demo test fuzz bench-evidence bench-cache bench-experiment lab up check format lock bench-instant bench-rollback bench-serving bench-shadow clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -77,6 +77,9 @@ lock: $(READY)  ## choose newer versions and write constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-emit-index-url \
 		--no-emit-find-links --no-annotate pyproject.toml --extra dev -o constraints.txt
+
+bench-rollback: $(READY)
+	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_rollback.py
 
 bench-instant: $(READY)
 	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_instant.py

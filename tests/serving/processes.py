@@ -36,7 +36,7 @@ class Process:
     def wait_ready(self, seconds: float = 60) -> None:
         """Wait until the server has a model."""
         deadline = time.monotonic() + seconds
-        while httpx.get(f"{self.url}/ping", trust_env=False).status_code != 200:
+        while httpx.get(f"{self.url}/ping", trust_env=False, timeout=60).status_code != 200:
             assert time.monotonic() < deadline, "the server has no model"
             time.sleep(0.05)
 

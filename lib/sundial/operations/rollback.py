@@ -18,7 +18,7 @@ from sundial.release.pointer import Pointer, RollbackOrder
 from sundial.settings import Settings, load_settings
 
 ACKNOWLEDGE_SECONDS = 5.0
-RECORD_SECONDS = 1.0  # that a rollback waits for the registry to be told, when it is done already
+RECORD_SECONDS = 0.5  # that a rollback waits for the registry to be told, when it is done already
 ASK_SECONDS = 2.0
 
 

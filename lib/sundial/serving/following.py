@@ -143,6 +143,7 @@ class AliasFollower:
                 self.state = replace(self.state, error="")
                 return
             self._follow(production, extras)
+        self.looked.set()  # what follows can wait, and callers need not
         if order is not None:
             self._record(order)
         else:
