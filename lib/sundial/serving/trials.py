@@ -34,6 +34,7 @@ from sundial.settings import Settings, load_settings
 ROWS = 200
 START_SECONDS = 60.0
 ANSWER_SECONDS = 30.0
+ALONE = "'python -m sundial.serving.trials --help' starts it alone"
 LOGGED, CHECKED = "logged requests", "the model's check rows"
 
 
@@ -196,27 +197,34 @@ class Trial:
         if not self._address:
             line = self._process.stdout.readline().strip()  # ends, too, when the process does
             self._address = line.rpartition(" ")[2]
-        address = self._address
         deadline = time.monotonic() + START_SECONDS
-        while address:
-            connection = _connect(address)
-            try:
-                connection.request("GET", "/ping")
-                if connection.getresponse().status == http.client.OK:
-                    return address
-            except (OSError, http.client.HTTPException):
-                pass
-            finally:
-                connection.close()
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                break
+        while self._address and self._process.poll() is None and time.monotonic() < deadline:
+            status, _ = self._get("/ping")
+            if status == http.client.OK:
+                return self._address
+            status, found = self._get("/health")
+            why = msgspec.json.decode(found)["production"]["error"] if found else ""
+            if why:
+                raise ServabilityError(f"a fresh model server cannot load the candidate: {why}", hint=ALONE)
             time.sleep(0.02)
         self._log.flush()
         said = (self._scratch / "server.log").read_text(errors="replace").strip().splitlines()
         raise ServabilityError(
             "a fresh model server cannot load the candidate" + (f": {said[-1]}" if said else ""),
-            hint="'python -m sundial.serving.trials --help' starts it alone",
+            hint=ALONE,
         )
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Ask the server; 0 and nothing when it does not answer."""
+        connection = _connect(self._address)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException):
+            return 0, b""
+        finally:
+            connection.close()
 
     def _ask(self, address: str, frame: pd.DataFrame) -> tuple[Any, Any]:
         """Send each row as a request of its own; give scores and milliseconds."""
