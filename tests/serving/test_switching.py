@@ -98,6 +98,8 @@ def test_ten_promotions_and_ten_rollbacks_fail_nobody(models: FolderSource, serv
                 said = await asyncio.to_thread(roll_back, "demo", "Ada", "a test", served)
                 assert "version 1 is production again, instead of version 2" in said
                 await until_version(process.url, 1)
+                while pointer.order() is not None:  # until the registry was told
+                    await asyncio.sleep(0.02)
             stop.set()
             return await load
 
