@@ -32,7 +32,8 @@ CODE = {
     "shop/rates/euro.py": "import numpy as np\n\nRATE = np.int64(1)\n",
     "shop/unused.py": "ANSWER = 42\n",
     "shop/notes/guide.txt": "not beside any module that is imported",
-    "demo.py": "def labels():\n    return 1\n\ndef value():\n    return 2\n",
+    "demo.py": "def labels():\n    return 1\n",
+    "pricing.py": "def value():\n    return 2\n",
     "other.py": "HERE = True\n",
 }
 IMPORT = "from shop.features import build"
@@ -48,6 +49,7 @@ def project(demo: Path, server: KernelServer, monkeypatch: pytest.MonkeyPatch) -
         path.write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(lib))
     monkeypatch.setenv("SUNDIAL_KERNEL_SOCKET", str(server.socket))
+    replace(yaml(demo), "demo:value", "pricing:value")
     edit(demo, lambda cells: cells[3].update(source=f"{IMPORT}\n{cells[3].source}"))
     return demo
 
@@ -127,7 +129,7 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {
     "the entity": lambda folder, _: replace(yaml(folder), "entity: flight_id", "entity: parcel_id"),
     "the soak": lambda folder, _: replace(yaml(folder), '* * 1"}', '* * 1", soak: 8 days}'),
     "the outputs": lambda folder, _: replace(yaml(folder), "outputs: [result]", "outputs: [result, more]"),
-    "which function a hook is": lambda folder, _: replace(yaml(folder), "demo:value", "demo:labels"),
+    "which function a hook is": lambda folder, _: replace(yaml(folder), "pricing:value", "demo:labels"),
     "version of a package": lambda _, monkeypatch: upgrade(monkeypatch, packages=["numpy==1.0"]),
     "version of Python": lambda _, monkeypatch: upgrade(monkeypatch, python="3.99"),
     "the machine's kind": lambda _, monkeypatch: upgrade(monkeypatch, platform=["Linux", "abacus"]),
@@ -139,7 +141,7 @@ IRRELEVANT: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {
     "a module that is not imported": lambda folder, _: replace(lib(folder) / "shop/unused.py", "42", "43"),
     "a file elsewhere in the package": lambda folder, _: replace(lib(folder) / "shop/notes/guide.txt", "not", "NOT"),
     "another top-level module": lambda folder, _: replace(lib(folder) / "other.py", "True", "False"),
-    "a hook that is not asked for": lambda folder, _: replace(lib(folder) / "demo.py", "return 2", "return 3"),
+    "a hook that is not asked for": lambda folder, _: replace(lib(folder) / "pricing.py", "return 2", "return 3"),
     "another stage's notebook": lambda folder, _: edit(folder, lambda cells: cells.pop(), stage="01_make"),
     "another stage's parameters": lambda folder, _: replace(
         yaml(folder), "{outputs: [table]}", "{outputs: [table], timeout: 9 s}"
@@ -199,9 +201,9 @@ def test_a_hook_counts_when_it_is_asked_for(run: Run, project: Path):
     edit(project, lambda cells: cells[-1].update(source=cells[-1].source + "\nstage.pipeline.hook('value')"))
     before = key_of(run, project)
 
-    replace(lib(project) / "demo.py", "return 2", "return 3")
+    replace(lib(project) / "pricing.py", "return 2", "return 3")
 
-    assert ["code: demo.py"] == compare_ingredients(before.short, key_of(run, project).short)
+    assert ["code: pricing.py"] == compare_ingredients(before.short, key_of(run, project).short)
 
 
 def test_what_is_imported_by_name_could_be_anything(run: Run, project: Path):
