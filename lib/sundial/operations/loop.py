@@ -37,8 +37,8 @@ DEMO_NAME = "demo"
 STAGES = 9 + 9 + 1 + 2 + 1 + 1
 REPLAY_UNITS = 8
 UNITS = 4 + STAGES + 3 + 2 * REPLAY_UNITS
-# requests a second while a person's signature is carried out, so that the swap happens under traffic
-TRICKLE = 60.0
+# requests a second while a signature is carried out: slow, so that the swap comes before they end on a busy machine too
+TRICKLE = 20.0
 
 
 @dataclass
