@@ -9,6 +9,7 @@ from prefect.states import Completed, Failed
 
 from flows.stages import show, stage, start, tell
 from sundial.errors import GateFailedError
+from sundial.execution.approval_page import render_approval
 from sundial.operations.handover import is_candidate, wait_for_shadow
 from sundial.pipeline import load_pipeline
 from sundial.release.approval import evidence_hash
@@ -40,6 +41,7 @@ def comparison(pipeline: str, run: str, as_of: str, since: str = "") -> Any:
         return Failed(message=str(error))
     finally:
         show(opened)
+    render_approval(opened, declared)
     evidence = evidence_hash(opened)
     asked = {"pipeline": pipeline, "run": run, "evidence": evidence, "as_of": as_of}
     start("promotion", opened, asked, key=f"promotion {run} {evidence}")

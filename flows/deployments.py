@@ -14,6 +14,7 @@ from flows.promotion import promotion
 from flows.release import release
 from flows.review import review
 from flows.rollback import rollback
+from flows.watch import watch
 from sundial.execution.kernels import kernel_server
 from sundial.pipeline import list_pipelines, load_pipeline
 from sundial.settings import load_settings
@@ -38,7 +39,7 @@ def main(names: list[str]) -> None:
         )
         deployments += [
             flow.to_deployment(name, tags=[*tags, f"flow:{flow.name}"])
-            for flow in (comparison, promotion, monitoring, review, rollback)
+            for flow in (comparison, promotion, watch, monitoring, review, rollback)
         ]
     with kernel_server(load_settings()):
         # a clean stop must not switch the schedule off

@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 from prefect import flow
-from prefect.flow_runs import suspend_flow_run
 from prefect.states import Completed
 
-from flows.forms import approval_form
+from flows.forms import ask_person
 from flows.stages import show, stage, start, tell
-from sundial.operations.handover import take_decision, withdraw
+from sundial.operations.handover import withdraw
 from sundial.pipeline import load_pipeline
 from sundial.release.steps import monitoring_date, wait_until
 from sundial.runs import open_run
@@ -34,17 +33,15 @@ def promotion(pipeline: str, run: str, evidence: str, as_of: str) -> Any:
         The date that it is in the run's time.
     """
     declared, opened = load_pipeline(pipeline), open_run(run)
-    expires = int(declared.schedule.approval_expires.total_seconds())
-    form = approval_form(opened, declared, evidence)
-    answer = suspend_flow_run(key="approval", timeout=expires, wait_for_input=form)
-
-    decision = take_decision(opened, declared, "approval", evidence, answer.decision, answer.name, answer.reason)
+    decision = ask_person(opened, declared, "approval", evidence)
     if decision.decision == "reject":
         withdraw(opened, decision)
         show(opened)
         return Completed(name="Rejected", message=f"{decision.name}: {decision.reason}")
     signed = {"approver": decision.name, "reason": decision.reason, "evidence": evidence}
     stage(run, "11_promote_model", as_of=as_of, parameters=signed)
+    if declared.watch_bounds is not None:
+        start("watch", opened, {"pipeline": pipeline, "run": run}, key=f"watch {run}")
     date = monitoring_date(pd.Timestamp(as_of), declared)
     asked = {"pipeline": pipeline, "run": run, "as_of": f"{date:%Y-%m-%d}"}
     later = wait_until(declared.schedule.watch + declared.label.maturity)

@@ -10,6 +10,7 @@ from prefect.states import Failed
 
 from flows.stages import show, stage, start, tell, track
 from sundial.errors import GateFailedError, ParityError
+from sundial.execution.approval_page import render_approval
 from sundial.experiments.shipping import carry, certify
 from sundial.operations.handover import soak_on_log, supersede
 from sundial.pipeline import load_pipeline
@@ -54,6 +55,7 @@ def release(pipeline: str, as_of: str = "", refresh: bool = False, experiment: s
         stage(run.name, name)
     supersede(run)
     if first:  # nothing to compare with: the gates above and a person decide
+        render_approval(run, declared)
         evidence = evidence_hash(run)
         asked = {"pipeline": pipeline, "run": run.name, "evidence": evidence, "as_of": f"{run.as_of:%Y-%m-%d}"}
         start("promotion", run, asked, key=f"promotion {run.name} {evidence}")

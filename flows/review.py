@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.flow_runs import suspend_flow_run
 
-from flows.forms import review_form
+from flows.forms import ask_person
 from flows.stages import show, stage, start, tell
-from sundial.operations.handover import take_decision
 from sundial.pipeline import load_pipeline
 from sundial.runs import open_run
 
@@ -28,10 +26,7 @@ def review(pipeline: str, run: str, evidence: str, as_of: str) -> Any:
         The day the labels are mature.
     """
     declared, opened = load_pipeline(pipeline), open_run(run)
-    expires = int(declared.schedule.approval_expires.total_seconds())
-    answer = suspend_flow_run(key="review", timeout=expires, wait_for_input=review_form(opened, declared, evidence))
-
-    decision = take_decision(opened, declared, "review", evidence, answer.decision, answer.name, answer.reason)
+    decision = ask_person(opened, declared, "review", evidence)
     said = {"decision": decision.decision, "reviewer": decision.name, "reason": decision.reason}
     stage(run, "13_review_production", as_of=as_of, parameters=said)
     if decision.decision == "roll back":

@@ -14,6 +14,8 @@ from sundial.cli import app, main
 COMMANDS = ["up", "release", "approve", "rollback", "status", "serve", "shadow", "traffic", "run", "report", "demo"]
 COMMANDS += ["new", "try", "log"]
 COMMANDS += ["experiment", "ship", "ls", "diff", "rm"]
+COMMANDS += ["new", "try"]
+COMMANDS += ["history"]
 
 
 def test_there_is_a_command_for_each_thing_a_person_does():

@@ -106,7 +106,7 @@ def test_an_unknown_key_names_line_and_nearest(path, text, old, new, where, hint
             "    - gate: enough",
             "allowed_drop judges a difference and stands alone",
         ),
-        ("approvers: [reviewer]", "approvers: [1]", "approvers", "valid string"),
+        ("approvers: [reviewer, Ada Lovelace]", "approvers: [1]", "approvers", "valid string"),
         ("      at_least: 500", "      at_least: .nan", "      at_least: .nan", "finite number"),
         ("      at_least: 500", "      at_least: many", "      at_least: many", "valid number"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import timedelta
 from pathlib import Path
 
@@ -125,3 +126,32 @@ def test_settings_cannot_be_changed():
     """Settings are frozen: a function that is given them cannot change them for others."""
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().serve_port = 1
+
+
+def test_an_approvers_secret_shows_nowhere(monkeypatch):
+    """Secrets are read from JSON, and neither the settings' text nor an error shows one."""
+    secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # noqa: S105  nobody's
+    monkeypatch.setenv("SUNDIAL_APPROVER_SECRETS", f'{{"Ada Lovelace": "{secret}"}}')
+    settings = load_settings()
+
+    assert secret == settings.approver_secrets["Ada Lovelace"].get_secret_value()
+    assert secret not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ('{"ada": "JBSWY3DPEHPK3PXP"}', "the secret of 'ada' is not base32 of 16 bytes or more"),
+        ('{"ada": "not base32 at all, and long enough"}', "the secret of 'ada' is not base32"),
+        ("JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP", "SUNDIAL_APPROVER_SECRETS is not JSON"),
+    ],
+)
+def test_a_bad_secret_is_refused_without_being_shown(monkeypatch, value, sentence):
+    """Too short, no base32, no JSON: named by variable and approver, never by its text, nor in what caused it."""
+    monkeypatch.setenv("SUNDIAL_APPROVER_SECRETS", value)
+
+    with pytest.raises(SettingsError, match=sentence) as caught:
+        load_settings()
+    told = "".join(traceback.format_exception(caught.value))
+    assert "JBSWY3DPEHPK3PXP" not in told
+    assert "not base32 at all" not in told

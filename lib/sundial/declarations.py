@@ -240,6 +240,38 @@ class Serving(Strict):
     requests: Annotated[int, Field(ge=1, le=10_000)] = 200
 
 
+class WatchBounds(Strict):
+    """How far production may be from its forecast in the first hours after a promotion; see `monitoring.watch`.
+
+    Attributes
+    ----------
+    lasts, every : timedelta
+        How long it is watched, and how often looked at.
+    min_rows : int
+        Fewest requests that a limit is judged on.
+    error_share : float
+        Largest share of requests that fail with 5xx.
+    latency_p99_ms : float
+        Largest 99th percentile, from arrival to the log.
+    alert_share_at_most : float
+        Alert share that no model may exceed, whatever is asked.
+    alert_share_change, score_change : float
+        How far the change against the version before, on the same requests, may be from the shadow's.
+    roll_back : bool
+        Whether the version before is put back when a bound is broken; otherwise it is only reported.
+    """
+
+    lasts: Duration = timedelta(hours=2)
+    every: Duration = timedelta(seconds=15)
+    min_rows: Annotated[int, Field(ge=30)] = 300
+    error_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    latency_p99_ms: Annotated[float, Field(gt=0)] = 250.0
+    alert_share_at_most: Annotated[float, Field(gt=0, le=1)] = 0.6
+    alert_share_change: Annotated[float, Field(gt=0, le=1)] = 0.05
+    score_change: Annotated[float, Field(gt=0, le=1)] = 0.05
+    roll_back: bool = True
+
+
 # The same for every model: notebooks/lifecycle.
 LIFECYCLE: dict[str, StageSpec] = {
     "09_deploy_shadow": StageSpec(

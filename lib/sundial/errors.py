@@ -17,10 +17,12 @@ SundialError                         everything below; catch this one to catch a
 ├── ModelRefusedError    TypeError   a model file holds what our allow-list does not trust
 ├── ServabilityError RuntimeError    a candidate cannot be served: it fails, is too slow, or answers otherwise
 ├── RegistryError                    the model registry cannot do what was asked
-│   └── VersionNotFoundError   LookupError
+│   ├── VersionNotFoundError   LookupError
+│   └── RehearsalError                       the way back from a promotion failed: production is what it was
 ├── ApprovalError                    a decision cannot be taken
 │   ├── EvidenceChangedError             what was shown is not what is there now
 │   └── ApprovalRefusedError  PermissionError  this person, or this moment, may not decide
+│       └── AnswerRefusedError                     this answer does not count: the question is asked again
 ├── RequestError         ValueError  a request to the model server cannot be answered (4xx)
 ├── PredictionLogError   OSError     the prediction log cannot be written or read
 ├── DataError            ValueError  a table is not what the schema says
@@ -160,6 +162,10 @@ class VersionNotFoundError(RegistryError, LookupError):
     """No such model version or alias."""
 
 
+class RehearsalError(RegistryError):
+    """The way back from a promotion failed when it was rehearsed; production is what it was before."""
+
+
 class ApprovalError(SundialError):
     """A decision cannot be taken."""
 
@@ -170,6 +176,10 @@ class EvidenceChangedError(ApprovalError):
 
 class ApprovalRefusedError(ApprovalError, PermissionError):
     """This person, or this moment, may not decide."""
+
+
+class AnswerRefusedError(ApprovalRefusedError):
+    """This answer does not count, and another may: the question is asked again."""
 
 
 class RequestError(SundialError, ValueError):

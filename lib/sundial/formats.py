@@ -36,7 +36,7 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes_atomically(path: Path, data: bytes) -> Path:
+def write_bytes_atomically(path: Path, data: bytes, *, durable: bool = False) -> Path:
     """Write a file under a temporary name, then rename it: readers see the old file or the new, never half.
 
     Parameters
@@ -45,6 +45,8 @@ def write_bytes_atomically(path: Path, data: bytes) -> Path:
         Where; missing folders are made.
     data : bytes
         What.
+    durable : bool
+        Wait until it is on the disk, so that not even a power cut takes it back.
 
     Returns
     -------
@@ -59,6 +61,8 @@ def write_bytes_atomically(path: Path, data: bytes) -> Path:
             file.write(data)
         temporary.chmod(0o644)  # mkstemp's 0600 would hide reports from the other people of the team
         temporary.replace(path)
+        if durable:
+            sync_file(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -75,10 +79,10 @@ def sync_file(path: Path) -> None:
             os.close(handle)
 
 
-def write_json_atomically(path: Path, value: Any) -> Path:
+def write_json_atomically(path: Path, value: Any, *, durable: bool = False) -> Path:
     """Write a value as indented JSON, atomically; NaN is refused, since JSON has none."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
-    return write_bytes_atomically(path, (text + "\n").encode())
+    return write_bytes_atomically(path, (text + "\n").encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any:

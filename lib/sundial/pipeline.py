@@ -29,6 +29,7 @@ from sundial.declarations import (
     Serving,
     StageSpec,
     Strict,
+    WatchBounds,
 )
 from sundial.errors import PipelineError, nearest
 from sundial.settings import Settings, load_settings
@@ -55,6 +56,8 @@ class Pipeline(Strict):
         Columns, and combinations of columns, whose values are watched one by one.
     approvers : tuple of str
         Who may approve; empty lets anybody who can open the form.
+    self_approval : bool
+        Whether who started an experiment may approve the candidate that it became; the page then says so.
     serve_port_offset : int
         Its model server listens on ``SUNDIAL_SERVE_PORT`` plus this, so that pipelines can live side by side.
     stages : dict of str to StageSpec
@@ -67,6 +70,8 @@ class Pipeline(Strict):
         The week.
     serving : Serving
         What a candidate must do before it may be served.
+    watch_bounds : WatchBounds, optional
+        What production is held to in the first hours after a promotion; without it nobody watches.
     calendar : Calendar, optional
         For data that ends.
     """
@@ -79,12 +84,14 @@ class Pipeline(Strict):
     label: LabelSpec
     segments: Segments = ()
     approvers: tuple[str, ...] = ()
+    self_approval: bool = False
     serve_port_offset: Annotated[int, Field(ge=0, le=1000)] = 0
     stages: dict[str, StageSpec]
     gates: Gates = Gates()
     hooks: Hooks
     schedule: Schedule
     serving: Serving = Serving()
+    watch_bounds: WatchBounds | None = None
     calendar: Calendar | None = None
     folder: Path = Path()
 

@@ -5,6 +5,7 @@ Every field can be set by an environment variable with the prefix ``SUNDIAL_``; 
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from datetime import timedelta
@@ -13,10 +14,12 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
 
 from sundial.errors import SettingsError, nearest
 
 SHORTEST_TOKEN = 16
+SECRET_BYTES = 16  # RFC 4226, requirement 6: a shared secret has at least 128 bits
 UNITS = {
     "ms": timedelta(milliseconds=1),
     "s": timedelta(seconds=1),
@@ -122,9 +125,14 @@ class Settings(BaseSettings):
         Longest time that a shadow may take over a batch, or over a single row, before its process is killed.
     shadow_memory_mb : int
         Most memory, in MiB, that the process of a shadow may take.
+    approver_secrets : dict of str to SecretStr
+        Secrets of one-time codes, base32, by the approver's name; who has one is asked for a code. As JSON, such as
+        ``{"Ada Lovelace": "JBSW..."}``; notebooks never see it.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SUNDIAL_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SUNDIAL_", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     root: Path = Field(default_factory=find_root)
     artifacts: Path = Path()
@@ -145,6 +153,7 @@ class Settings(BaseSettings):
     log_compact_seconds: int = Field(default=300, ge=0)
     shadow_deadline_ms: int = Field(default=10_000, ge=100)
     shadow_memory_mb: int = Field(default=2048, ge=64)
+    approver_secrets: dict[str, SecretStr] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +178,19 @@ class Settings(BaseSettings):
         """What our own clients send to the model server."""
         token = self.token.get_secret_value()
         return {"Authorization": f"Bearer {token}"} if token else {}
+
+    @field_validator("approver_secrets")
+    @classmethod
+    def _check_secrets(cls, secrets: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, secret in secrets.items():
+            try:
+                text = secret.get_secret_value()
+                length = len(base64.b32decode(text + "=" * (-len(text) % 8), casefold=True))
+            except ValueError:
+                length = 0
+            if length < SECRET_BYTES:  # never say what it was
+                raise ValueError(f"the secret of {name!r} is not base32 of {SECRET_BYTES} bytes or more")
+        return secrets
 
     @property
     def runs(self) -> Path:
@@ -237,6 +259,9 @@ def load_settings() -> Settings:
         raise SettingsError(f"{name} is not a setting", hint=nearest(name, sorted(known)))
     try:
         return Settings(_env_file=file)
+    except UnreadableError as error:  # without its cause, which holds what was written there
+        name = next((name for name in sorted(known) if f'"{name.removeprefix("SUNDIAL_").lower()}"' in str(error)), "")
+        raise SettingsError(f"{name or 'a setting'} is not JSON", hint='write {"name": "value"}') from None
     except ValidationError as error:
         first = error.errors()[0]
         name = f"SUNDIAL_{'_'.join(str(part) for part in first['loc']).upper()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from sundial.runs import Run, latest_run
 from sundial.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
+SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # noqa: S105  nobody's
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
@@ -120,6 +122,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         patch.setenv("SUNDIAL_PREFECT_PORT", str(free_port()))
         patch.setenv("SUNDIAL_SERVE_PORT", str(free_port()))
         patch.setenv("PYTHONPATH", str(root / "lib"))
+        patch.setenv("SUNDIAL_APPROVER_SECRETS", json.dumps({"Ada Lovelace": SECRET}))
         patch.syspath_prepend(str(root / "lib"))
         assert "PREFECT_API_URL" not in os.environ
         settings = load_settings()

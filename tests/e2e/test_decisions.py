@@ -6,8 +6,10 @@ import os
 import signal
 
 import pandas as pd
+import pyotp
 import pytest
 
+from sundial.cli import main
 from sundial.errors import ApprovalRefusedError
 from sundial.operations.rollback import roll_back
 from sundial.operations.status import read_status, wait_for_version
@@ -17,7 +19,7 @@ from sundial.release.approval import decisions
 from sundial.runs import latest_run
 from sundial.serving.predictions import read_log
 from sundial.serving.shadow import read_shadow_scores
-from tests.e2e.conftest import ENDED, System
+from tests.e2e.conftest import ENDED, SECRET, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ANSWER = {"decision": "approve", "name": "reviewer", "reason": "as the evidence says"}
@@ -98,12 +100,23 @@ def test_monitoring_and_review_write_what_the_next_release_trains_on(system: Sys
     assert examples["reason"].str.len().gt(0).all()
 
 
-def test_a_rejected_candidate_ends_rejected_and_leaves_the_shadow(system: System, in_production: int):
-    """The flow run's state is named Rejected, production is untouched, and nothing is in shadow."""
+def test_a_rejected_candidate_ends_rejected_and_leaves_the_shadow(
+    system: System, in_production: int, capsys: pytest.CaptureFixture[str]
+):
+    """Asked again after a wrong one-time code, then rejected with the right one: Rejected, and nothing else changed."""
     before = system.production()
     run, question = system.candidate("2013-10-28")
 
-    system.api.answer(question, {**ANSWER, "decision": "reject", "reason": "not before the holidays"})
+    ada = {**ANSWER, "name": "Ada Lovelace"}
+    system.api.answer(question, {**ada, "code": "000000"})
+    refusal = system.api.wait_for_refusal(question)
+    assert "the one-time code is not one of Ada Lovelace's" in refusal
+    assert [] == decisions(run)
+
+    answer = ["--decision", "reject", "--name", "Ada Lovelace", "--reason", "not before the holidays"]
+    assert 0 == main(["approve", run.name, *answer, "--code", pyotp.TOTP(SECRET).now()])
+    assert refusal.partition(":")[0] in capsys.readouterr().out
+    assert ["one-time code"] == [item.proof for item in decisions(run)]
     ended = system.wait(question, ENDED)
 
     assert ("COMPLETED", "Rejected") == (ended.state, ended.state_name)

@@ -182,7 +182,7 @@ def test_decisions_are_appended(judged: Run) -> None:
     record_decision(judged, decision(kind="review", decision="keep"))
     record_decision(judged, decision(evidence="f" * 64, decision="reject"))
     assert ["approve", "keep", "reject"] == [item.decision for item in decisions(judged)]
-    assert {"kind", "decision", "name", "reason", "evidence", "at"} == json.loads(
+    assert {"kind", "decision", "name", "reason", "evidence", "at", "run", "proof"} == json.loads(
         (judged.folder / "decisions.json").read_text()
     )[0].keys()
 

@@ -1,13 +1,14 @@
-"""What a person sets going or decides: release, approve, rollback."""
+"""What a person sets going or decides, and what was decided: release, approve, rollback, history."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sundial.cli.application import PipelineOption, app, open_pipeline
-from sundial.errors import SundialError, nearest
+from sundial.errors import ApprovalRefusedError, SettingsError, SundialError, nearest
 
 if TYPE_CHECKING:
     from sundial.operations.prefect_api import FlowRun, PrefectApi
@@ -56,11 +57,13 @@ def approve(
     decision: Annotated[str, typer.Option(help="The answer, such as approve or reject; asked for by default.")] = "",
     name: Annotated[str, typer.Option(help="Your name; asked for by default.")] = "",
     reason: Annotated[str, typer.Option(help="Why; asked for by default.")] = "",
+    code: Annotated[str, typer.Option(help="Your one-time code, where you have a secret; asked for by default.")] = "",
     pipeline: PipelineOption = "",
 ) -> None:
     """Answer what waits for a person.
 
-    The approval of a candidate, or the review of production.
+    The approval of a candidate, or the review of production. An answer that does not count changes nothing, and says
+    why.
 
     Example: sundial approve --decision approve --name "Ada Lovelace" --reason "better on every segment"
     """
@@ -81,8 +84,14 @@ def approve(
             "name": name or typer.prompt("Your name"),
             "reason": reason or typer.prompt("Reason"),
         }
+        if "code" in schema.get("properties", {}):
+            wanted = f"One-time code ({schema['properties']['code'].get('description', '')}; empty for none)"
+            answer["code"] = code or typer.prompt(wanted, default="", show_default=False)
         api.answer(asking, answer)
-        print(f"{answer['name']}: {decision}. It goes on at {api.link(asking)}")
+        print(f"{answer['name']}: {decision}. It goes on at {api.link(asking)}", flush=True)
+        refusal = api.wait_for_refusal(asking)
+        if refusal:
+            raise ApprovalRefusedError(refusal, hint="the question still stands: sundial approve")
 
 
 @app.command()
@@ -99,3 +108,38 @@ def rollback(
     from sundial.operations.rollback import roll_back
 
     print(roll_back(declared.name, name, reason, settings))
+
+
+@app.command()
+def history(
+    at: Annotated[str, typer.Option(help="A moment: which version was in production then.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Also the seconds of rehearsals.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    pipeline: PipelineOption = "",
+) -> None:
+    """Show which version was in production when, who approved it, on which evidence.
+
+    A moment before the first promotion is taken as a date of the data.
+
+    Example: sundial history --at 2013-10-20
+    """
+    settings, declared = open_pipeline(pipeline)
+    from sundial.operations.summary import print_tenures
+    from sundial.release.tenures import find_tenure, list_tenures
+
+    tenures = list_tenures(declared.name, settings, rehearsals=everything)
+    clock = "clock"
+    if at:
+        try:
+            found, clock = find_tenure(tenures, at)
+        except ValueError as error:
+            raise SettingsError(
+                f"--at {at!r} is no moment", hint="write it like 2013-10-20 or 2013-10-20T15:00"
+            ) from error
+        tenures = [found] if found else []
+    if as_json:
+        print(json.dumps([item.as_dict() for item in tenures], indent=2))
+    elif not tenures:
+        print(f"nothing of {declared.name} was in production" + (f" at {at}" if at else ""))
+    else:
+        print_tenures(tenures, at=at, clock=clock)

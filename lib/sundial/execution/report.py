@@ -14,6 +14,7 @@ from typing import Any
 from sundial.execution.pages import flatten, render_cells, show_number, write_page
 from sundial.execution.parameters import read_notebook
 from sundial.formats import read_json
+from sundial.release.evidence import PAGE
 from sundial.runs import Run, list_runs
 from sundial.settings import Settings, load_settings
 
@@ -44,7 +45,7 @@ def render_notebook(notebook: Path, path: Path, header: Mapping[str, Any]) -> Pa
     """
     body, title, contents = render_cells(read_notebook(notebook))
     error = _describe_error(header.get("error"), "")
-    gates = _describe_gates(header.get("gates") or {})
+    gates = describe_gates(header.get("gates") or {})
     scraps, files = flatten(header.get("scraps") or {}), list(header.get("files") or [])
     first = [{"id": "failure", "text": "What failed"}] if error else []
     first += [{"id": group["id"], "text": group["title"]} for group in gates]
@@ -167,7 +168,7 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
     """
     settings = settings or load_settings()
     manifest, records = run.manifest(), run.stages()
-    gates, decisions = _describe_gates(_read(run, "gates.json", {})), _read(run, "decisions.json", [])
+    gates, decisions = describe_gates(_read(run, "gates.json", {})), _read(run, "decisions.json", [])
     longest = max((record.get("seconds") or 0 for record in records.values()), default=0) or 1
     stages = [
         {
@@ -210,6 +211,7 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
             "error": error,
             "gates": gates,
             "decisions": [{**item, "at": _moment(item.get("at"))} for item in decisions],
+            "signed": PAGE if (run.folder / PAGE).is_file() else "",
             "stages": stages,
             "contents": [*contents, {"id": "stages", "text": "Stages"}],
             "footer": "The record behind this page: manifest.json, gates.json, decisions.json and <stage>/stage.json.",
@@ -261,7 +263,7 @@ def render_index(settings: Settings | None = None) -> Path:
 def _describe_run(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a run in one line of the index."""
     records = run.stages()
-    gates, decisions = _describe_gates(_read(run, "gates.json", {})), _read(run, "decisions.json", [])
+    gates, decisions = describe_gates(_read(run, "gates.json", {})), _read(run, "decisions.json", [])
     results = [result for group in gates for result in group["results"]]
     return {
         "name": run.name,
@@ -305,8 +307,8 @@ def _describe_failed_gate(gates: list[dict[str, Any]]) -> dict[str, str] | None:
     return None
 
 
-def _describe_gates(verdicts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Describe the verdicts of each step, failed ones first."""
+def describe_gates(verdicts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Describe the verdicts of each step, as in gates.json, for a template; failed ones first."""
     groups = []
     for step, verdict in verdicts.items():
         results = [

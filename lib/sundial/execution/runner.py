@@ -37,6 +37,9 @@ from sundial.settings import Settings, load_settings
 
 __all__ = ["Execution", "run_notebook", "run_stage"]
 
+# Of no use in a notebook, and its outputs are for everybody's eyes.
+SECRETS = ("SUNDIAL_APPROVER_SECRETS", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+
 logger = logging.getLogger("sundial.execution")
 
 
@@ -163,7 +166,7 @@ def _run_stage(
     clear_stage(folder)
     logger.info("%s: starts, as of %s, in %s", stage, f"{date:%Y-%m-%d}", run.name)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in SECRETS},
         "SUNDIAL_ROOT": str(settings.root),
         "SUNDIAL_ARTIFACTS": str(settings.artifacts),
         "SUNDIAL_NOTEBOOKS": str(settings.notebooks),

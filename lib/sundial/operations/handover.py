@@ -1,16 +1,15 @@
-"""From one flow to the next: who is the candidate, who supersedes whom, what a person decided, and the way back."""
+"""From one flow to the next: who is the candidate, who supersedes whom, and the way back."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal
 
 from sundial.errors import ServiceError
 from sundial.operations.prefect_api import PrefectApi
 from sundial.pipeline import Pipeline
-from sundial.release.approval import Decision, check_approval, decisions, record_decision
+from sundial.release.approval import Decision
 from sundial.release.registry import Registry
-from sundial.runs import Run, now
+from sundial.runs import Run
 from sundial.serving.replaying import replay_shadow
 from sundial.serving.shadow import wait_until_caught_up
 from sundial.settings import Settings, load_settings
@@ -84,35 +83,6 @@ def supersede(run: Run, settings: Settings | None = None) -> list[str]:
                     api.set_state(found, "CANCELLED", name="Superseded", message=f"superseded by {run.name}")
                     ended.append(found.name)
     return ended
-
-
-def take_decision(
-    run: Run,
-    pipeline: Pipeline,
-    kind: Literal["approval", "review"],
-    evidence: str,
-    decision: str,
-    name: str,
-    reason: str,
-) -> Decision:
-    """Check that a person may decide this, on this evidence, and write down what they decided.
-
-    A flow that is entered again after its decision was recorded gets the same decision back.
-
-    Raises
-    ------
-    EvidenceChangedError
-        When the evidence is no longer what was shown.
-    ApprovalRefusedError
-        When this person, or this moment, may not decide.
-    """
-    for earlier in decisions(run):
-        if (earlier.kind, earlier.evidence, earlier.decision, earlier.name) == (kind, evidence, decision, name):
-            return earlier
-    check_approval(run, evidence, pipeline, name, kind=kind)
-    taken = Decision(kind=kind, decision=decision, name=name, reason=reason, evidence=evidence, at=now())
-    record_decision(run, taken)
-    return taken
 
 
 def withdraw(run: Run, decision: Decision, settings: Settings | None = None) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from sundial.errors import ServiceError, SundialError
+from sundial.errors import ApprovalRefusedError, ServiceError, SundialError
 from sundial.formats import read_json, write_json_atomically
+from sundial.monitoring.watch import read_watch
 from sundial.operations.prefect_api import OPEN, FlowRun, PrefectApi
 from sundial.operations.services import Supervisor
 from sundial.operations.status import wait_for_version
@@ -39,6 +40,8 @@ REPLAY_UNITS = 8
 UNITS = 4 + STAGES + 3 + 2 * REPLAY_UNITS
 # requests a second while a signature is carried out: slow, so that the swap comes before they end on a busy machine too
 TRICKLE = 20.0
+# seconds that the watch may take to have seen enough of the week that was just replayed
+WATCH_PATIENCE = 30.0
 
 
 @dataclass
@@ -117,6 +120,7 @@ class Loop:
             nights.rate = None
         if not approved:
             return
+        self.say_watch(second)
         self.say("\n6  A week later, with mature labels: the second human check")
         self.advance("monitoring", second, may_fail=True)
         self.sign("review", second, "keep", "Production performs as the approval page forecast.")
@@ -169,7 +173,13 @@ class Loop:
             else:
                 self.say(f"   Waiting for you. Open {self.api.link(question)}")
                 self.say("   and press Resume: the form shows the evidence. (Or, elsewhere: sundial approve)")
-        ended = self.wait(question, lambda: run, until=("COMPLETED", "FAILED", "CANCELLED", "CRASHED"), forever=True)
+        until = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+        ended = self.wait(question, lambda: run, until=(*until, "PAUSED") if self.approver else until, forever=True)
+        if ended.state == "PAUSED":  # asked again
+            raise ApprovalRefusedError(
+                f"{self.approver}'s answer does not count: {self.api.form(ended)[0].partition(chr(10))[0]}",
+                hint=f"answer it yourself: {self.api.link(ended)}",
+            )
         given = next(
             (
                 item
@@ -188,6 +198,16 @@ class Loop:
             wait_for_version(self.settings, str(version.version))
             self.say(f"   version {version.version} answers at {self.settings.serve_url}, without a restart")
         return str(given["decision"]) == decision
+
+    def say_watch(self, run: Run) -> None:
+        """Say what the watch over a promoted version has seen so far; it starts within seconds of the promotion."""
+        deadline = time.monotonic() + WATCH_PATIENCE
+        while self.pipeline.watch_bounds is not None and time.monotonic() < deadline:
+            seen = read_watch(run)
+            if seen.get("findings"):
+                self.say(f"   the watch: {seen['said']}")
+                return
+            time.sleep(0.5)
 
     def find_question(self, flow: str, run: Run) -> FlowRun:
         """Wait until the flow that asks a person has asked, or has already been answered."""

@@ -8,85 +8,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 
 from sundial.errors import ApprovalRefusedError, ServiceError
+from sundial.operations.flow_runs import FINAL, OPEN, FlowRun, read_flow_run
 from sundial.settings import Settings, load_settings
 
-FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
-# states in which a flow run may still act later
-OPEN = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED")
-
-
-@dataclass(frozen=True)
-class FlowRun:
-    """A flow run, as the API tells it.
-
-    Attributes
-    ----------
-    id, name : str
-        Prefect's identifiers.
-    state, state_name, message : str
-        Type of state such as ``PAUSED``, its name such as ``Suspended``, and what it says.
-    parameters : dict
-        What the flow was called with.
-    tags : tuple of str
-        Ours: ``flow:…``, ``pipeline:…`` and ``run:…``.
-    starts : datetime or None
-        When it is to start, or did.
-    keys : dict
-        Where the form of a suspended run is: ``schema``, ``description`` and ``response``.
-    """
-
-    id: str
-    name: str
-    state: str
-    state_name: str
-    message: str
-    parameters: dict[str, Any]
-    tags: tuple[str, ...]
-    starts: datetime | None
-    keys: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def flow(self) -> str:
-        """Name of the flow, from our tag."""
-        return next((tag.removeprefix("flow:") for tag in self.tags if tag.startswith("flow:")), "")
-
-    @property
-    def run(self) -> str:
-        """Name of the run that it works on, from our tag; empty when it has none yet."""
-        return next((tag.removeprefix("run:") for tag in self.tags if tag.startswith("run:")), "")
-
-    @property
-    def waits_for_person(self) -> bool:
-        """Whether it is suspended with a question."""
-        return self.state == "PAUSED" and bool(self.keys)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing more will happen."""
-        return self.state in FINAL
-
-
-def _flow_run(data: Mapping[str, Any]) -> FlowRun:
-    state = data.get("state") or {}
-    when = data.get("start_time") or data.get("next_scheduled_start_time") or data.get("expected_start_time")
-    return FlowRun(
-        id=data["id"],
-        name=data["name"],
-        state=state.get("type") or "SCHEDULED",
-        state_name=state.get("name") or "Scheduled",
-        message=state.get("message") or "",
-        parameters=data.get("parameters") or {},
-        tags=tuple(data.get("tags") or ()),
-        starts=datetime.fromisoformat(when) if when else None,
-        keys=(state.get("state_details") or {}).get("run_input_keyset") or {},
-    )
+__all__ = ["FINAL", "OPEN", "FlowRun", "PrefectApi"]
 
 
 class PrefectApi:
@@ -224,7 +155,7 @@ class PrefectApi:
             body["name"] = name
         if key:
             body["idempotency_key"] = key
-        return _flow_run(self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", json=body).json())
+        return read_flow_run(self._call("POST", f"/deployments/{deployment['id']}/create_flow_run", json=body).json())
 
     def read(self, flow_run: FlowRun | str) -> FlowRun:
         """Read a flow run as it is now.
@@ -238,7 +169,7 @@ class PrefectApi:
         answer = self._call("GET", f"/flow_runs/{identity}")
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise ServiceError(f"Prefect has no flow run {identity}")
-        return _flow_run(answer.json())
+        return read_flow_run(answer.json())
 
     def find(
         self,
@@ -275,7 +206,7 @@ class PrefectApi:
         body = {"sort": "EXPECTED_START_TIME_DESC", "limit": limit, "deployments": deployments, "flow_runs": filters}
         if flow:
             body["flows"] = {"name": {"any_": [flow]}}
-        return [_flow_run(item) for item in self._call("POST", "/flow_runs/filter", json=body).json()]
+        return [read_flow_run(item) for item in self._call("POST", "/flow_runs/filter", json=body).json()]
 
     def questions(self, pipeline: str) -> list[FlowRun]:
         """List the flow runs that wait for a person, newest first."""
@@ -312,6 +243,43 @@ class PrefectApi:
             reason = (result.get("details") or {}).get("reason") or result.get("status")
             raise ApprovalRefusedError(f"the answer was not accepted: {reason}", hint="nothing has changed; ask again")
         return self.read(identity)
+
+    def wait_for_refusal(self, flow_run: FlowRun, *, patience: timedelta = timedelta(seconds=45)) -> str:
+        """Wait until an answer was taken, or did not count.
+
+        Parameters
+        ----------
+        flow_run : FlowRun
+            As it was when it asked, before it was answered.
+        patience : timedelta
+            How long; the worker looks for work every few seconds, and a flow starts in some.
+
+        Returns
+        -------
+        str
+            Why the answer did not count; empty when it did, or when nothing is known after `patience`.
+
+        Raises
+        ------
+        ApprovalRefusedError
+            When no answer counts any more.
+        """
+        deadline = time.monotonic() + patience.total_seconds()
+        while time.monotonic() < deadline:
+            found = self.read(flow_run)
+            if found.state == "FAILED":
+                raise ApprovalRefusedError(f"{found.name} ended: {found.message}", hint=f"see {self.link(found)}")
+            if found.is_final or (found.state == "RUNNING" and self._has_begun_a_stage(found)):
+                return ""
+            if found.waits_for_person and found.keys != flow_run.keys and self._form_is_there(found):
+                shown, _ = self.form(found)
+                return shown.partition("\n\n")[0].replace("**", "")
+            time.sleep(0.5)
+        return ""
+
+    def _has_begun_a_stage(self, flow_run: FlowRun) -> bool:
+        body = {"flow_runs": {"id": {"any_": [flow_run.id]}}, "limit": 1}
+        return bool(self._call("POST", "/task_runs/filter", json=body).json())
 
     def set_state(self, flow_run: FlowRun, state: str, *, name: str = "", message: str = "") -> None:
         """Put a flow run into a state, whatever it was in.

@@ -107,6 +107,7 @@ def _wait_for_record(pointer: Pointer, order: RollbackOrder) -> bool:
 
 def _move_alias(pipeline: str, name: str, reason: str, settings: Settings) -> str:
     """Move the alias in the registry; servers follow it."""
+    from sundial.release.history import ROLLBACK
     from sundial.release.registry import Registry
 
     registry = Registry(settings)
@@ -119,5 +120,6 @@ def _move_alias(pipeline: str, name: str, reason: str, settings: Settings) -> st
             f"version {present.version} is the first in production: there is nothing to roll back to",
             hint="stop the model server if it must not answer",
         )
-    registry.set_alias(pipeline, "production", previous.version, by=name, reason=f"rollback: {reason}")
+    why = {"by": name, "reason": f"rollback: {reason}", "kind": ROLLBACK}
+    registry.set_alias(pipeline, "production", previous.version, **why)
     return f"{pipeline}: version {previous.version} is production again, instead of version {present.version}"

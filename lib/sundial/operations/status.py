@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from sundial.errors import ServiceError
+from sundial.monitoring.watch import read_watch
 from sundial.monitoring.weeks import list_weeks
 from sundial.operations.notices import read_notices
 from sundial.operations.prefect_api import PrefectApi
@@ -71,6 +72,7 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
     for alias in ("production", "shadow"):
         found = registry.alias(pipeline.name, alias)
         aliases[alias] = None if found is None else {"version": found.version, "run": found.run, "as_of": found.as_of}
+    promoted = list_runs(pipeline.name, kind="release", settings=settings)[-8:]
     runs = [
         {
             "run": run.name,
@@ -92,6 +94,7 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
         "weeks": [week.as_dict() for week in list_weeks(pipeline, settings)[-4:]],
         "runs": runs[-8:],
         "notices": read_notices(settings, last=5),
+        "watch": next((seen for run in reversed(promoted) if (seen := read_watch(run))), {}),
     }
     with PrefectApi(settings=settings) as api:
         result["prefect"] = api.is_healthy()

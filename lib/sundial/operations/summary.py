@@ -16,6 +16,7 @@ from sundial.settings import Settings
 
 if TYPE_CHECKING:
     from sundial.operations.loop import Loop
+    from sundial.release.tenures import Tenure
 
 SAMPLE_SECONDS = 2.0
 
@@ -129,6 +130,8 @@ def print_status(found: dict[str, Any], settings: Settings) -> None:
     answering = f"version {server.get('version')} at {settings.serve_url}" if server else "down"
     say(f"{'model server':<14}{answering}", highlight=False)
     say(f"{'Prefect':<14}{'up at ' if found['prefect'] else 'down at '}{settings.prefect_api_url}", highlight=False)
+    if found["watch"]:
+        say(f"{'watch':<14}{found['watch']['state']}: {found['watch']['said']}", highlight=False, soft_wrap=True)
     for title, key in (("Waits for a person", "questions"), ("Comes next", "scheduled"), ("Failed", "failed")):
         if found[key]:
             say(f"\n{title}")
@@ -160,3 +163,56 @@ def print_status(found: dict[str, Any], settings: Settings) -> None:
             table.add_row(run["run"], run["as_of"], str(sum(s == "succeeded" for s in stages.values())), failed)
         say()
         say(table)
+
+
+def print_tenures(tenures: list[Tenure], *, at: str = "", clock: str = "clock") -> None:
+    """Print who was in production, one line a stay; a single one in full.
+
+    Parameters
+    ----------
+    tenures : list of Tenure
+        Oldest first.
+    at : str
+        The moment that was asked for, if one was.
+    clock : {'clock', 'data'}
+        Which time the moment was taken in.
+    """
+    console = Console(width=None if os.isatty(1) else 130)
+    if at:
+        (one,) = tenures
+        when = "by the clock, UTC" if clock == "clock" else "in the time of the data"
+        held = "nothing was" if one.version is None else f"version {one.version} was"
+        console.print(f"{held} in production at {at} ({when})", highlight=False)
+        lines = {
+            "since": _span(one.since, one.as_of),
+            "until": _span(one.until, one.as_of_until) if one.until else "now",
+            "put there by": f"{one.by or 'unknown'} ({one.kind or 'move'}): {one.reason}",
+            "approved by": f"{one.approved_by} ({one.proof or 'name only'}) at {one.approved_at}"
+            * bool(one.approved_by),
+            "evidence": one.evidence,
+            "page signed": one.page,
+            "made by run": one.run,
+        }
+        for label, text in lines.items():
+            if text:
+                console.print(f"  {label:<14}{text}", highlight=False, soft_wrap=True)
+        return
+    table = Table(title="In production", title_justify="left")
+    for column in ("version", "since (UTC)", "of the data", "put there by", "approved by", "proof", "evidence", "run"):
+        table.add_column(column)
+    for one in tenures:
+        table.add_row(
+            "none" if one.version is None else str(one.version),
+            one.since[:19].replace("T", " "),
+            one.as_of[:10],
+            f"{one.by} ({one.kind})" if one.kind else one.by,
+            one.approved_by,
+            one.proof,
+            one.evidence[:12],
+            one.run,
+        )
+    console.print(table)
+
+
+def _span(moment: str, as_of: str) -> str:
+    return f"{moment[:19].replace('T', ' ')} UTC" + (f" (of the data: {as_of[:10]})" if as_of else "")

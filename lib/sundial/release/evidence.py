@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeGuard
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from sundial.formats import hash_file, read_json
 from sundial.pipeline import Pipeline
+from sundial.release.tables import Table, lay_out, show
 from sundial.runs import Run
 from sundial.settings import Settings, load_settings
 
@@ -21,7 +21,6 @@ Kind = Literal["approval", "review"]
 
 SHORT = 12
 MOST_BYTES = 6 * 1024
-MOST_LINES = 8
 # What was run after the question is not evidence for it.
 LATER = {
     "approval": ("11_promote_model", "12_monitor_production", "13_review_production"),
@@ -37,6 +36,9 @@ JUDGED = (
     "10_compare_shadow",
     "12_monitor_production",
 )
+# Of the run as a whole: the page that is signed, and what was installed.
+PAGE = "approval.html"
+FILES = (PAGE, "environment.json")
 SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
     "approval": (
         ("Shadow and production on the same requests", "10_compare_shadow", ""),
@@ -73,7 +75,7 @@ def evidence_parts(run: Run, *, kind: Kind = "approval") -> dict[str, str]:
     -------
     dict of str to str
         Name to SHA-256, or ``missing``: the executed notebook of each stage that was run, the outputs from the model
-        on, and the verdicts of the gates.
+        on, the page that is signed, what was installed, and the verdicts of the gates.
     """
     parts: dict[str, str] = {}
     for stage, record in run.stages().items():
@@ -84,7 +86,10 @@ def evidence_parts(run: Run, *, kind: Kind = "approval") -> dict[str, str]:
             files |= {name: run.folder / output["path"] for name, output in record.get("outputs", {}).items()}
         for name, path in files.items():
             parts[f"{stage}/{name}"] = hash_file(path) if path.is_file() else "missing"
-    for step, results in _verdicts(run, kind).items():
+    for name in FILES:
+        if (run.folder / name).is_file():
+            parts[name] = hash_file(run.folder / name)
+    for step, results in verdicts_of(run, kind).items():
         parts[f"gates/{step}"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
     return parts
 
@@ -132,19 +137,27 @@ def evidence_summary(
         Markdown of at most 6 KB: what does not fit is in the run's page.
     """
     settings = settings or load_settings()
-    link = link or f"{settings.serve_url}/reports/{run.name}/index.html"
+    folder = f"{settings.serve_url}/reports/{run.name}"
+    link = link or f"{folder}/index.html"
+    page = [f"**[The page to sign]({folder}/{PAGE})**: two minutes, one page."]
     head = [f"## {pipeline.title}: {'candidate' if kind == 'approval' else 'production'} of {run.as_of:%Y-%m-%d}"]
+    head += page if kind == "approval" and (run.folder / PAGE).is_file() else []
     foot = [
         _answers(run, pipeline, kind, settings),
         f"Evidence `{evidence_hash(run, kind=kind)[:SHORT]}`, run `{run.name}`: [all of it as a page]({link})",
     ]
     scraps = run.scraps()
-    sections = [_gates_table(_verdicts(run, kind))]
+    sections = [_gates_table(verdicts_of(run, kind))]
     for title, stage, name in SHOWN[kind]:
         recorded = scraps.get(stage, {})
         found = recorded.get(name) if name else recorded
         if found:
-            sections.append(f"### {title}\n\n" + "\n\n".join(_tables(found)))
+            blocks = [
+                block
+                for table in lay_out(found)
+                for block in ([f"**{table.title}**"] * bool(table.title) + [table.to_markdown()])
+            ]
+            sections.append(f"### {title}\n\n" + "\n\n".join(blocks))
     room = MOST_BYTES - sum(len(part.encode()) + 2 for part in (*head, *foot))
     body: list[str] = []
     for section in sections:
@@ -159,7 +172,7 @@ def evidence_summary(
     return "\n\n".join([*head, *body, *foot])
 
 
-def _verdicts(run: Run, kind: Kind) -> dict[str, Any]:
+def verdicts_of(run: Run, kind: Kind = "approval") -> dict[str, Any]:
     """Read the verdicts; without the time of judging, so that judging the same again changes nothing."""
     path = run.folder / "gates.json"
     verdicts = read_json(path) if path.exists() else {}
@@ -186,96 +199,10 @@ def _answers(run: Run, pipeline: Pipeline, kind: Kind, settings: Settings) -> st
 
 
 def _gates_table(verdicts: Mapping[str, Any]) -> str:
-    rows = [
-        [item["gate"], item["bound"], _show(item["observed"]), _show(item["rows"]), item["status"]]
+    rows = tuple(
+        (item["gate"], item["bound"], show(item["observed"]), show(item["rows"]), item["status"])
         for results in verdicts.values()
         for item in results
-    ]
-    return "### Gates\n\n" + (
-        _markdown(["gate", "asked", "observed", "rows", "verdict"], rows) if rows else "No gates."
     )
-
-
-def _tables(found: Any) -> Iterator[str]:
-    """Lay out scraps of whatever shape: one list of single values, and a table for each table of values."""
-    if not isinstance(found, Mapping):
-        yield _show(found)
-        return
-    if _is_table(found):
-        yield _matrix(found)
-        return
-    rest = dict(found)
-    models, difference = rest.get("metrics"), rest.get("against_production")
-    if _is_table(models) and isinstance(difference, Mapping) and not _is_single(difference):
-        rest = {name: value for name, value in rest.items() if name not in ("metrics", "against_production")}
-        yield _matrix(_turned({**models, "difference (positive: better)": difference}))
-    single = [[_words(name), _show(value)] for name, value in rest.items() if _is_single(value)]
-    if single:
-        yield _markdown(["", "value (95 % interval)"], single)
-    for name, value in rest.items():
-        if isinstance(value, Mapping) and value and not _is_single(value):
-            yield f"**{_words(name)}**"
-            yield from _tables(value)
-
-
-def _is_table(value: Any) -> TypeGuard[Mapping[str, Mapping[str, Any]]]:
-    """Tell whether each item is a line of single values."""
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and not _is_single(value)
-        and all(isinstance(line, Mapping) and not _is_single(line) for line in value.values())
-        and all(_is_single(cell) for line in value.values() for cell in line.values())
-    )
-
-
-def _turned(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Make rows columns: a few models beside each other are easier to read than many metrics."""
-    columns = dict.fromkeys(key for line in lines.values() for key in line)
-    return {key: {name: line[key] for name, line in lines.items() if key in line} for key in columns}
-
-
-def _matrix(lines: Mapping[str, Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for line in lines.values() for key in line))
-    rows = [
-        [_words(name), *(_show(line[key]) if key in line else "" for key in columns)] for name, line in lines.items()
-    ]
-    return _markdown(["", *map(_words, columns)], rows)
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows[:MOST_LINES]]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return text + (f"\n\n… and {len(rows) - MOST_LINES} more lines." if len(rows) > MOST_LINES else "")
-
-
-def _is_estimate(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"estimate", "low", "high"} <= value.keys()
-
-
-def _is_single(value: Any) -> bool:
-    return _is_estimate(value) or value is None or isinstance(value, str | int | float)
-
-
-def _words(name: str) -> str:
-    return str(name).replace("_", " ")
-
-
-def _show(value: Any) -> str:
-    """Write a value as people read it, an estimate with its interval."""
-    if _is_estimate(value):
-        if not math.isfinite(value["estimate"]):
-            return "undefined"
-        return f"{_show(value['estimate'])} ({_show(value['low'])} to {_show(value['high'])})"
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        if not math.isfinite(value):
-            return "undefined"
-        if value == int(value):
-            return f"{int(value):,}"
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 0.001 else f"{value:.3f}"
-    text = str(value)
-    return text if len(text) <= 120 else f"{text[:119]}…"
+    header = ("gate", "asked", "observed", "rows", "verdict")
+    return "### Gates\n\n" + (Table(header, rows).to_markdown() if rows else "No gates.")

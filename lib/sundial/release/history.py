@@ -24,6 +24,8 @@ ALIASES = ("production", "shadow")
 SHADOW = re.compile(r"shadow(-[a-z0-9][a-z0-9-]{0,40})?")
 PREFIX = "sundial.move."
 OUTSIDE = "outside of Sundial"
+# What moved an alias, where it matters to who reads the moves.
+PROMOTION, REHEARSAL, ROLLBACK, RESTORED = "promotion", "rehearsal", "rollback", "restored"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Move:
         Who moved it, why, and the hash of what they had seen.
     as_of : str
         The date that it was in the run's time, where that is not the present.
+    kind : str
+        ``promotion``; ``rehearsal`` of the rollback, which takes seconds; ``rollback``; ``restored`` after a rehearsal
+        that failed; empty for all others.
     """
 
     alias: str
@@ -52,6 +57,7 @@ class Move:
     reason: str = ""
     evidence: str = ""
     as_of: str = ""
+    kind: str = ""
 
     def as_tag(self) -> tuple[str, str]:
         """Give key and value of the tag that records the move."""

@@ -21,6 +21,7 @@ from sundial.reads import observe_unrepeatable
 from sundial.release.fetching import fetch_version
 from sundial.release.history import (
     ALIASES,
+    ROLLBACK,
     SHADOW,
     Move,
     check_alias,
@@ -139,7 +140,7 @@ class Registry:
 
         An order that a newer move has overtaken is only removed.
         """
-        why = {"by": order.by, "reason": f"rollback: {order.reason}", "evidence": "", "as_of": ""}
+        why = {"by": order.by, "reason": f"rollback: {order.reason}", "evidence": "", "as_of": "", "kind": ROLLBACK}
         moved = self._move(pipeline, "production", int(order.to["version"]), only_from=order.away_from, **why)
         Pointer(pipeline, self.settings).withdraw(order)
         return moved is not None
@@ -194,6 +195,7 @@ class Registry:
         reason: str = "",
         evidence: str = "",
         as_of: str = "",
+        kind: str = "",
     ) -> Move:
         """Point an alias to a version, and record who did it, when, why and on what.
 
@@ -209,6 +211,8 @@ class Registry:
             For the record.
         as_of : str
             The date in the run's time, for data that is not of the present.
+        kind : str
+            See :class:`~sundial.release.history.Move`.
 
         Returns
         -------
@@ -224,7 +228,7 @@ class Registry:
         """
         self.version(pipeline, version)
         self._record_pending(pipeline, alias)
-        moved = self._move(pipeline, alias, version, by=by, reason=reason, evidence=evidence, as_of=as_of)
+        moved = self._move(pipeline, alias, version, by=by, reason=reason, evidence=evidence, as_of=as_of, kind=kind)
         assert moved is not None  # noqa: S101  it does not depend on where the alias is
         return moved
 

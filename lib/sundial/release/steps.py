@@ -14,6 +14,7 @@ from sundial.errors import GateFailedError
 from sundial.evaluation.gates import GateResult, judge_gates
 from sundial.formats import read_json, write_json_atomically
 from sundial.pipeline import Pipeline
+from sundial.release.environment import record_environment
 from sundial.runs import Run, create_run, list_runs, now
 from sundial.settings import Settings
 
@@ -48,6 +49,7 @@ def begin_release(
     date = pd.Timestamp(as_of) if as_of else pd.Timestamp(pipeline.as_of(datetime.now(UTC)))
     run = create_run(pipeline.name, date, kind="release", started_by=started_by, settings=settings)
     run.update(key=key)
+    record_environment(run)
     return run
 
 
