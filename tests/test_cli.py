@@ -106,6 +106,7 @@ def test_ctrl_c_ends_with_130_and_one_sentence(project: Path):
     """A command that is interrupted says so, and its exit code is a shell's for an interrupt."""
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs tests in the background ignores it
         "from sundial.cli import app, main\n"
         "@app.command()\n"
         "def wait() -> None:\n"

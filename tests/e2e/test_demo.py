@@ -59,6 +59,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            # what runs tests in the background ignores it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 240
         while not list(artifacts.glob("runs/*/02_filter_data/stage.json")):
