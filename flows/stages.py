@@ -17,6 +17,7 @@ from sundial.execution.runner import run_stage
 from sundial.experiments.tracking import track_run
 from sundial.operations.notices import report_failure
 from sundial.operations.prefect_api import PrefectApi
+from sundial.pipeline import find_serve_url
 from sundial.runs import Run, open_run
 from sundial.settings import load_settings
 
@@ -59,7 +60,8 @@ def stage(
 
 def show(run: Run, stage: str = "") -> str:
     """Leave a link to a page of the run beside the flow run, and give its address."""
-    page = f"{load_settings().serve_url}/reports/{run.name}/{f'{stage}/report' if stage else 'index'}.html"
+    address = find_serve_url(run.pipeline, load_settings())
+    page = f"{address}/reports/{run.name}/{f'{stage}/report' if stage else 'index'}.html"
     key = f"{run.pipeline}-{stage or 'run'}".lower().replace("_", "-")  # Prefect takes lowercase, digits and dashes
     create_markdown_artifact(f"[{stage or run.name}]({page})", key=key, description=run.name)
     return page

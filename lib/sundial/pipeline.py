@@ -34,7 +34,9 @@ from sundial.declarations import (
 from sundial.errors import PipelineError, nearest
 from sundial.settings import Settings, load_settings
 
-__all__ = ["Gate", "Pipeline", "StageSpec", "list_pipelines", "load_pipeline", "parse_pipeline"]
+__all__ = ["Gate", "Pipeline", "StageSpec", "find_serve_url", "list_pipelines", "load_pipeline", "parse_pipeline"]
+
+LAST_PORT = 65535
 
 
 class Pipeline(Strict):
@@ -115,6 +117,27 @@ class Pipeline(Strict):
         if name not in self.stages:
             raise PipelineError(f"{self.name} has no stage {name!r}", hint=nearest(name, self.stages))
         return self.stages[name]
+
+    def serve_port(self, settings: Settings) -> int:
+        """Give the port of this pipeline's model server.
+
+        Raises
+        ------
+        PipelineError
+            When there is no such port.
+        """
+        port = settings.serve_port + self.serve_port_offset
+        if port > LAST_PORT:
+            raise PipelineError(
+                f"{self.folder / 'pipeline.yaml'}: serve_port_offset {self.serve_port_offset} on top of port "
+                f"{settings.serve_port} is no port",
+                hint=f"choose a smaller one, or a SUNDIAL_SERVE_PORT well below {LAST_PORT}",
+            )
+        return port
+
+    def serve_url(self, settings: Settings) -> str:
+        """Give the address of this pipeline's model server, which shows its reports too."""
+        return f"http://{settings.host}:{self.serve_port(settings)}"
 
     @property
     def release_stages(self) -> tuple[str, ...]:
@@ -338,3 +361,11 @@ def list_pipelines(settings: Settings | None = None) -> list[str]:
     """List the pipelines under ``notebooks/``, by name."""
     settings = settings or load_settings()
     return sorted(path.parent.name for path in settings.notebooks.glob("*/pipeline.yaml"))
+
+
+def find_serve_url(name: str, settings: Settings) -> str:
+    """Give the address of a pipeline's model server, also when its file cannot be read: failures are shown there."""
+    try:
+        return load_pipeline(name, settings).serve_url(settings)
+    except PipelineError:
+        return settings.serve_url

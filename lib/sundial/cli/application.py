@@ -24,13 +24,29 @@ app = typer.Typer(
 PipelineOption = Annotated[str, typer.Option("--pipeline", "-p", help="Name of the pipeline; the only one by default.")]
 
 
-def open_pipeline(name: str) -> tuple[Settings, Pipeline]:
-    """Read settings and pipeline; with no name given, the only pipeline there is."""
+def open_pipelines(names: list[str] | None) -> tuple[Settings, list[Pipeline]]:
+    """Read settings and pipelines; with no name given, all there are."""
+    from sundial.pipeline import list_pipelines, load_pipeline
+    from sundial.settings import load_settings
+
+    settings = load_settings()
+    wanted = list(dict.fromkeys(names or list_pipelines(settings)))
+    if not wanted:
+        raise SettingsError(
+            f"no pipeline under {settings.notebooks}", hint="set SUNDIAL_ROOT to the project's folder, or: sundial new"
+        )
+    return settings, [load_pipeline(name, settings) for name in wanted]
+
+
+def open_pipeline(name: str, *, with_calendar: bool = False) -> tuple[Settings, Pipeline]:
+    """Read settings and pipeline; with no name given, the only one there is, or the only one with a calendar."""
     from sundial.pipeline import list_pipelines, load_pipeline
     from sundial.settings import load_settings
 
     settings = load_settings()
     names = list_pipelines(settings)
+    if with_calendar and len(names) > 1:
+        names = [item for item in names if name or load_pipeline(item, settings).calendar] or names
     if not name and len(names) != 1:
         raise SettingsError(
             f"{len(names)} pipelines under {settings.notebooks}" + (f": {', '.join(names)}" if names else ""),

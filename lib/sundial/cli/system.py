@@ -9,29 +9,35 @@ from typing import Annotated
 
 import typer
 
-from sundial.cli.application import PipelineOption, app, end_like_ctrl_c, open_pipeline
+from sundial.cli.application import PipelineOption, app, end_like_ctrl_c, open_pipeline, open_pipelines
 from sundial.errors import SettingsError, SundialError
 
 
 @app.command()
-def up(pipeline: PipelineOption = "") -> None:
+def up(
+    pipeline: Annotated[
+        list[str] | None, typer.Option("--pipeline", "-p", help="Name of a pipeline; repeatable; all by default.")
+    ] = None,
+) -> None:
     """Run the system, until Ctrl-C.
 
-    Prefect's server (or the one that PREFECT_API_URL names), the model server, the shadow scorer, and the worker with
-    its weekly schedule.
+    Prefect's server (or the one that PREFECT_API_URL names), the worker with the weekly schedules, and for each
+    pipeline a model server and a shadow scorer.
 
     Example: sundial up --pipeline payments
     """
-    settings, declared = open_pipeline(pipeline)
+    settings, pipelines = open_pipelines(pipeline)
     from sundial.operations.services import Supervisor
     from sundial.operations.system import bring_up, check_schedule
 
     end_like_ctrl_c()
     with Supervisor(settings) as supervisor:
         print("Starting the servers ...", flush=True)
-        bring_up(supervisor, declared, say=lambda text: print(text, flush=True))
-        following = check_schedule(settings, declared)
-        print(f"next release  {following.starts:%Y-%m-%d %H:%M %Z} ({declared.schedule.cron})", flush=True)
+        bring_up(supervisor, *pipelines, say=lambda text: print(text, flush=True))
+        for declared in pipelines:
+            following = check_schedule(settings, declared)
+            which = f", {declared.name}" if len(pipelines) > 1 else ""
+            print(f"next release  {following.starts:%Y-%m-%d %H:%M %Z} ({declared.schedule.cron}{which})", flush=True)
         print("Up. Ctrl-C ends all of it; waits and schedules go on when it is started again.", flush=True)
         supervisor.watch(say=lambda text: print(text, file=sys.stderr, flush=True))
 
@@ -46,7 +52,7 @@ def demo(
 
     Example: sundial demo --approve reviewer
     """
-    settings, declared = open_pipeline(pipeline)
+    settings, declared = open_pipeline(pipeline, with_calendar=True)
     from sundial.operations.loop import turn_once
     from sundial.operations.summary import PeakMemory, print_summary
 
@@ -72,15 +78,18 @@ def status(
 
     Example: sundial status
     """
-    settings, declared = open_pipeline(pipeline)
+    settings, pipelines = open_pipelines([pipeline] if pipeline else None)
     from sundial.operations.status import read_status
     from sundial.operations.summary import print_status
 
-    found = read_status(settings, declared)
+    found = {declared.name: read_status(settings, declared) for declared in pipelines}
     if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        print_status(found, settings)
+        print(json.dumps(found if len(found) > 1 else found[pipelines[0].name], indent=2))
+        return
+    for name, one in found.items():
+        if len(found) > 1:
+            print(f"{'' if name == pipelines[0].name else chr(10)}{name}")
+        print_status(one, settings)
 
 
 @app.command()
@@ -96,7 +105,7 @@ def serve(
     settings, declared = open_pipeline(pipeline)
     from sundial.serving.server import serve as run_server
 
-    run_server(declared.name, settings, port=port or settings.serve_port, workers=workers or None)
+    run_server(declared.name, settings, port=port or declared.serve_port(settings), workers=workers or None)
 
 
 @app.command()
@@ -116,7 +125,7 @@ def traffic(
 
     from sundial.operations.traffic import Replay
 
-    replay = Replay(declared, pd.Timestamp(start), pd.Timestamp(end), settings.serve_url, rate=rate or None)
+    replay = Replay(declared, pd.Timestamp(start), pd.Timestamp(end), declared.serve_url(settings), rate=rate or None)
     with tqdm(total=replay.total, unit="request", disable=not sys.stderr.isatty()) as bar:
 
         def show(sent: int) -> None:

@@ -80,6 +80,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.second = self.first + timedelta(days=7)
+        self.address = self.pipeline.serve_url(self.settings)
         self.api = PrefectApi(settings=self.settings)
         self.registry = Registry(self.settings)
         self.bar: tqdm[Any] = tqdm(
@@ -112,7 +113,11 @@ class Loop:
         self.say("\n4  The soak is over: shadow beside production")
         self.advance("comparison", second)
         nights = Replay(
-            self.pipeline, self.second + week, self.second + 2 * week, self.settings.serve_url, rate=TRICKLE
+            self.pipeline,
+            self.second + week,
+            self.second + 2 * week,
+            self.address,
+            rate=TRICKLE,
         )
         with self.in_background(nights, "production week"):
             self.say("\n5  Promotion under traffic")
@@ -195,8 +200,8 @@ class Loop:
             version = self.registry.alias(self.pipeline.name, "production")
             if version is None:
                 raise ServiceError("nothing is in production after a promotion")
-            wait_for_version(self.settings, str(version.version))
-            self.say(f"   version {version.version} answers at {self.settings.serve_url}, without a restart")
+            wait_for_version(self.settings, str(version.version), pipeline=self.pipeline)
+            self.say(f"   version {version.version} answers at {self.address}, without a restart")
         return str(given["decision"]) == decision
 
     def say_watch(self, run: Run) -> None:
@@ -255,7 +260,7 @@ class Loop:
 
     def replay(self, start: pd.Timestamp, end: pd.Timestamp, label: str) -> None:
         """Send a week's requests and wait for the answers."""
-        with self.in_background(Replay(self.pipeline, start, end, self.settings.serve_url), label):
+        with self.in_background(Replay(self.pipeline, start, end, self.address), label):
             pass
 
     @contextmanager
@@ -366,7 +371,7 @@ def turn_once(settings: Settings, pipeline: Pipeline, *, approver: str, first: s
         What happened.
     """
     check_writable(settings)
-    check_ports(settings)  # before anything of an earlier demo is cleared
+    check_ports(settings, pipeline)  # before anything of an earlier demo is cleared
     with Supervisor(settings) as supervisor:
         said = prepare(settings, pipeline)
         loop = Loop(pipeline, settings, approver, pd.Timestamp(first))

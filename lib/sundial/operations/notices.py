@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from sundial.pipeline import find_serve_url
 from sundial.runs import now
 from sundial.settings import Settings
 
@@ -37,7 +38,8 @@ def report_failure(*, flow: str, parameters: Mapping[str, Any], reason: str, set
     about = [f"pipeline {parameters.get('pipeline', '?')}"]
     about += [f"as of {parameters['as_of']}"] if parameters.get("as_of") else []
     about += [f"run {run}"] if run else []
-    page = f"{settings.serve_url}/reports/{run}/index.html" if run else f"{settings.serve_url}/reports/"
+    address = find_serve_url(str(parameters.get("pipeline", "")), settings)
+    page = f"{address}/reports/{run}/index.html" if run else f"{address}/reports/"
     cause = reason.strip() or "no reason given"
     notice = f"{flow} failed ({', '.join(about)}). {cause}\nReport: {page}\nLook further: sundial status"
     log.error("%s", notice)

@@ -29,6 +29,7 @@ import msgspec
 from sundial.errors import RegistryError, RehearsalError, ServiceError, SundialError
 from sundial.operations.services import Service, answers
 from sundial.operations.status import read_health
+from sundial.pipeline import find_serve_url
 from sundial.release.history import PROMOTION, REHEARSAL, RESTORED, Move
 from sundial.release.models import ServableModel
 from sundial.release.registry import Registry
@@ -284,8 +285,9 @@ def _read_version(answer: bytes) -> str:
 @contextmanager
 def _open_server(pipeline: str, settings: Settings) -> Iterator[tuple[str, str]]:
     """Give the address of the model server that answers callers, or of a fresh one that lives as long as the block."""
-    if read_health(settings).get("pipeline") == pipeline:
-        yield settings.serve_url, "running"
+    running = find_serve_url(pipeline, settings)
+    if read_health(settings, running).get("pipeline") == pipeline:
+        yield running, "running"
         return
     with socket.socket() as probe:
         probe.bind((settings.host, 0))

@@ -12,8 +12,10 @@ import json
 import time
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from sundial.errors import RegistryError, ServiceError
+from sundial.pipeline import find_serve_url
 from sundial.release.pointer import Pointer, RollbackOrder
 from sundial.settings import Settings, load_settings
 
@@ -49,21 +51,22 @@ def roll_back(pipeline: str, name: str, reason: str, settings: Settings | None =
     settings = settings or load_settings()
     pointer = Pointer(pipeline, settings)
     standing = pointer.standing()
-    answering = read_answering(pipeline, settings)
+    address = find_serve_url(pipeline, settings)
+    answering = read_answering(pipeline, settings, address)
     if answering is None or standing is None or answering != standing.production["version"]:
         return _move_alias(pipeline, name, reason, settings)
     order = pointer.give_order(answering, name, reason)
     version = int(order.to["version"])
     done = f"{pipeline}: version {version} is production again, instead of version {order.away_from}"
-    _wait_for_answer(pipeline, version, settings)
+    _wait_for_answer(pipeline, version, settings, address)
     if _wait_for_record(pointer, order):
         return done
     return f"{done}; the registry cannot be told yet: the model server does so as soon as it can be reached"
 
 
-def read_answering(pipeline: str, settings: Settings) -> int | None:
-    """Ask the model server which version answers; None when none runs here, or it serves another pipeline."""
-    connection = http.client.HTTPConnection(settings.host, settings.serve_port, timeout=ASK_SECONDS)
+def read_answering(pipeline: str, settings: Settings, address: str = "") -> int | None:
+    """Ask the model server at an address which version answers; None when none runs, or it serves another pipeline."""
+    connection = http.client.HTTPConnection(urlsplit(address or settings.serve_url).netloc, timeout=ASK_SECONDS)
     try:
         token = settings.token.get_secret_value()
         connection.request("GET", "/version", headers={"Authorization": f"Bearer {token}"} if token else {})
@@ -77,20 +80,20 @@ def read_answering(pipeline: str, settings: Settings) -> int | None:
     return None
 
 
-def _wait_for_answer(pipeline: str, version: int, settings: Settings) -> None:
+def _wait_for_answer(pipeline: str, version: int, settings: Settings, address: str) -> None:
     """Wait until the server answers with a version; of several workers, as many in a row as would be chance."""
     deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
     needed = 1 if settings.serve_workers == 1 else 4 * settings.serve_workers
     agreeing = 0
     while agreeing < needed:
-        if read_answering(pipeline, settings) == version:
+        if read_answering(pipeline, settings, address) == version:
             agreeing += 1
             continue
         agreeing = 0
         if time.monotonic() > deadline:
             raise ServiceError(
                 f"the model server does not answer with version {version} after {ACKNOWLEDGE_SECONDS:.0f} s",
-                hint=f"see {settings.serve_url}/health; the order stays, and is obeyed once that version can be loaded",
+                hint=f"see {address}/health; the order stays, and is obeyed once that version can be loaded",
             )
         time.sleep(0.02)
 

@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 from sundial.errors import PortInUseError, ServiceError
+from sundial.pipeline import Pipeline
 from sundial.settings import Settings
 
 PR_SET_PDEATHSIG = 1
@@ -269,24 +270,25 @@ def prefect_server(settings: Settings) -> Service:
     )
 
 
-def model_server(settings: Settings, pipeline: str) -> Service:
-    """Describe the model server of a pipeline."""
-    check_port(settings.host, settings.serve_port, "the model server")
+def model_server(settings: Settings, pipeline: Pipeline, *, label: str = "") -> Service:
+    """Describe the model server of a pipeline; the label tells it from those of others."""
+    address = pipeline.serve_url(settings)
+    check_port(settings.host, pipeline.serve_port(settings), "the model server")
     return Service(
-        "model server",
-        [sys.executable, "-m", "sundial", "serve", "--pipeline", pipeline],
-        settings.logs / f"model-server-{pipeline}.log",
-        lambda: answers(f"{settings.serve_url}/health"),
-        address=settings.serve_url,
+        f"model server{label}",
+        [sys.executable, "-m", "sundial", "serve", "--pipeline", pipeline.name],
+        settings.logs / f"model-server-{pipeline.name}.log",
+        lambda: answers(f"{address}/health"),
+        address=address,
     )
 
 
-def shadow_scorer(settings: Settings, pipeline: str) -> Service:
+def shadow_scorer(settings: Settings, pipeline: Pipeline, *, label: str = "") -> Service:
     """Describe the shadow scorer of a pipeline; it has no address, and its lag is the model server's to tell."""
     return Service(
-        "shadow scorer",
-        [sys.executable, "-m", "sundial", "shadow", "--pipeline", pipeline],
-        settings.logs / f"shadow-scorer-{pipeline}.log",
+        f"shadow scorer{label}",
+        [sys.executable, "-m", "sundial", "shadow", "--pipeline", pipeline.name],
+        settings.logs / f"shadow-scorer-{pipeline.name}.log",
         lambda: True,
     )
 

@@ -18,18 +18,21 @@ from sundial.runs import list_runs
 from sundial.settings import Settings
 
 
-def wait_for_version(settings: Settings, version: str, *, timeout: float = 60) -> None:
-    """Wait until the model server answers with a version.
+def wait_for_version(
+    settings: Settings, version: str, *, pipeline: Pipeline | None = None, timeout: float = 60
+) -> None:
+    """Wait until the model server, of this pipeline where one is named, answers with a version.
 
     Raises
     ------
     ServiceError
         When it still answers with another.
     """
+    address = pipeline.serve_url(settings) if pipeline else settings.serve_url
     deadline = time.monotonic() + timeout
     found: Any = None
     while time.monotonic() < deadline:
-        health = read_health(settings)
+        health = read_health(settings, address)
         found = health.get("version")
         everybody = {worker["version"] for worker in health.get("workers", {}).values()}
         if {str(found), *everybody} == {version}:
@@ -37,14 +40,14 @@ def wait_for_version(settings: Settings, version: str, *, timeout: float = 60) -
         time.sleep(0.2)
     raise ServiceError(
         f"the model server answers with version {found}, not {version}, after {timeout:.0f} s",
-        hint=f"see {settings.serve_url}/health and {settings.logs}",
+        hint=f"see {address}/health and {settings.logs}",
     )
 
 
-def read_health(settings: Settings) -> dict[str, Any]:
-    """Ask the model server how it is; an empty dict when it does not answer."""
+def read_health(settings: Settings, address: str = "") -> dict[str, Any]:
+    """Ask the model server at an address how it is; an empty dict when it does not answer."""
     try:
-        url, headers = f"{settings.serve_url}/health", settings.token_headers
+        url, headers = f"{address or settings.serve_url}/health", settings.token_headers
         return dict(httpx.get(url, headers=headers, timeout=5, trust_env=False).json())
     except (httpx.HTTPError, ValueError):
         return {}
@@ -86,7 +89,8 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
     result: dict[str, Any] = {
         "pipeline": pipeline.name,
         "aliases": aliases,
-        "server": read_health(settings),
+        "server": read_health(settings, pipeline.serve_url(settings)),
+        "address": pipeline.serve_url(settings),
         "prefect": False,
         "questions": [],
         "scheduled": [],

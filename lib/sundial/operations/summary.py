@@ -127,7 +127,7 @@ def print_status(found: dict[str, Any], settings: Settings) -> None:
         text = "none" if version is None else f"version {version['version']} of {version['run']}"
         say(f"{alias:<14}{text}", highlight=False, soft_wrap=True)
     server = found["server"]
-    answering = f"version {server.get('version')} at {settings.serve_url}" if server else "down"
+    answering = f"version {server.get('version')} at {found['address']}" if server else "down"
     say(f"{'model server':<14}{answering}", highlight=False)
     say(f"{'Prefect':<14}{'up at ' if found['prefect'] else 'down at '}{settings.prefect_api_url}", highlight=False)
     if found["watch"]:

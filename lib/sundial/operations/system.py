@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from sundial.errors import ServiceError
+from sundial.errors import PipelineError, ServiceError
 from sundial.operations.prefect_api import FlowRun, PrefectApi
 from sundial.operations.services import (
     Supervisor,
@@ -43,21 +43,32 @@ def check_writable(settings: Settings) -> None:
         ) from error
 
 
-def check_ports(settings: Settings) -> None:
-    """Refuse ports that are taken, before anything is started.
+def check_ports(settings: Settings, *pipelines: Pipeline) -> None:
+    """Refuse ports that are taken, or wanted twice, before anything is started.
 
     Raises
     ------
+    PipelineError
+        When two pipelines would be served on one port; names both.
     PortInUseError
         See :func:`sundial.operations.services.check_port`.
     """
+    served: dict[int, Pipeline] = {}
+    for item in pipelines:
+        other = served.setdefault(item.serve_port(settings), item)
+        if other is not item:
+            raise PipelineError(
+                f"{other.name} and {item.name} would both be served on port {item.serve_port(settings)}",
+                hint=f"give one of them another number: serve_port_offset in {item.folder / 'pipeline.yaml'}",
+            )
     if "PREFECT_API_URL" not in os.environ:
         check_port(settings.host, settings.prefect_port, "the Prefect server")
-    check_port(settings.host, settings.serve_port, "the model server")
+    for port in served:
+        check_port(settings.host, port, "the model server")
 
 
-def bring_up(supervisor: Supervisor, pipeline: Pipeline, *, say: Callable[[str], None]) -> None:
-    """Start Prefect's server, the model server, the shadow scorer and the worker.
+def bring_up(supervisor: Supervisor, *pipelines: Pipeline, say: Callable[[str], None]) -> None:
+    """Start Prefect's server, the worker, and a model server and a shadow scorer for each pipeline.
 
     A server that ``PREFECT_API_URL`` names is used and not started.
 
@@ -65,13 +76,15 @@ def bring_up(supervisor: Supervisor, pipeline: Pipeline, *, say: Callable[[str],
     ----------
     supervisor : Supervisor
         Keeps what is started, and ends it.
-    pipeline : Pipeline
+    *pipelines : Pipeline
         What is served and released.
     say : callable
         Told each address.
 
     Raises
     ------
+    PipelineError
+        When two pipelines would be served on one port.
     PortInUseError
         When a port is taken.
     ServiceError
@@ -79,13 +92,17 @@ def bring_up(supervisor: Supervisor, pipeline: Pipeline, *, say: Callable[[str],
     """
     settings = supervisor.settings
     check_writable(settings)
+    check_ports(settings, *pipelines)
     own_server = "PREFECT_API_URL" not in os.environ
     server = prefect_server(settings) if own_server else None
-    serving = model_server(settings, pipeline.name)
+    labels = {item.name: f" of {item.name}" if len(pipelines) > 1 else "" for item in pipelines}
+    serving = [model_server(settings, item, label=labels[item.name]) for item in pipelines]
     if server is not None:
         supervisor.add(server)
-    supervisor.add(serving)
-    supervisor.add(shadow_scorer(settings, pipeline.name))
+    for one in serving:
+        supervisor.add(one)
+    for item in pipelines:
+        supervisor.add(shadow_scorer(settings, item, label=labels[item.name]))
     if server is not None:
         server.wait_ready()
     with PrefectApi(settings=settings) as api:
@@ -94,18 +111,19 @@ def bring_up(supervisor: Supervisor, pipeline: Pipeline, *, say: Callable[[str],
                 f"no Prefect server answers at {api.url}", hint="unset PREFECT_API_URL to have one started"
             )
         say(f"Prefect       {api.ui}")
-        if own_server:
-            adopt_orphans(api, pipeline)
+        for item in pipelines if own_server else ():
+            adopt_orphans(api, item)
 
         def is_registered() -> bool:
-            # the last one that the worker registers; READY once a runner asks for its work
-            found = api.find_deployment("rollback", pipeline.name)
-            return found is not None and found.get("status") == "READY"
+            # the last one that the worker registers of each; READY once a runner asks for its work
+            found = [api.find_deployment("rollback", item.name) for item in pipelines]
+            return all(one is not None and one.get("status") == "READY" for one in found)
 
-        supervisor.add(worker(settings, [pipeline.name], is_registered)).wait_ready()
-        serving.wait_ready()
-        say(f"model server  {serving.address}  (POST /invocations, GET /health)")
-        say(f"reports       {serving.address}/reports/")
+        supervisor.add(worker(settings, [item.name for item in pipelines], is_registered)).wait_ready()
+        for one in serving:
+            one.wait_ready()
+            say(f"{one.name:<13} {one.address}  (POST /invocations, GET /health)")
+        say(f"reports       {serving[0].address}/reports/")
         say(f"logs          {settings.logs}")
 
 

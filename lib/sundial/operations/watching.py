@@ -84,6 +84,7 @@ class Watcher:
         self.run = run
         self.pipeline = pipeline
         self.settings = settings
+        self.address = pipeline.serve_url(settings)
         self.registry = Registry(settings)
         self.version = int(promotion["version"])
         self.promoted_at = datetime.fromisoformat(promotion["promoted_at"])
@@ -132,7 +133,7 @@ class Watcher:
         """Count requests and failures since the first look; a server that started anew counts from zero."""
         try:
             answer = httpx.get(
-                f"{self.settings.serve_url}/metrics", timeout=5, trust_env=False, headers=self.settings.token_headers
+                f"{self.address}/metrics", timeout=5, trust_env=False, headers=self.settings.token_headers
             )
         except httpx.HTTPError:
             self.silent += 1

@@ -137,7 +137,7 @@ def evidence_summary(
         Markdown of at most 6 KB: what does not fit is in the run's page.
     """
     settings = settings or load_settings()
-    folder = f"{settings.serve_url}/reports/{run.name}"
+    folder = f"{pipeline.serve_url(settings)}/reports/{run.name}"
     link = link or f"{folder}/index.html"
     page = [f"**[The page to sign]({folder}/{PAGE})**: two minutes, one page."]
     head = [f"## {pipeline.title}: {'candidate' if kind == 'approval' else 'production'} of {run.as_of:%Y-%m-%d}"]
