@@ -102,6 +102,7 @@ class Recorder(NotebookExecutionManager):  # type: ignore[misc]  # papermill shi
         """Note the end and save for the last time."""
         self.end_time = self.now()
         recorded = self.nb.metadata.papermill
+        recorded["kernel"] = self.job.kernel
         recorded["end_time"] = self.end_time.isoformat()
         recorded["duration"] = (self.end_time - self.start_time).total_seconds()
         if self.job.progress is not None and self.job.failure is None:

@@ -123,11 +123,15 @@ class SundialEngine:
             Executed as far as it went. The failing cell holds an error output, by which papermill too knows of it.
         """
         from sundial.execution.client import execute
+        from sundial.execution.kernels import choose_socket
+        from sundial.settings import load_settings
 
         own = job or Job(
-            output=Path(output_path) if output_path else None,
+            name=Path(output_path).stem if output_path else "notebook",
+            output=Path(output_path) if output_path and "://" not in output_path else None,
             parameters=dict(nb.metadata.get("papermill", {}).get("parameters", {})),
             cell_timeout=execution_timeout,
+            socket=choose_socket(load_settings()),
         )
         execute(nb, kernel_name, own, start_timeout)
         # papermill writes big red marks into a notebook in which a cell raised; the job keeps it as it ran

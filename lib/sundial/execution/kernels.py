@@ -28,7 +28,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from sundial.execution.forkserver import (
-    SOCKET_VARIABLE,
+    KERNEL_DEFAULTS,
     ZYGOTE,
     ForkRefusedError,
     fork_kernel,
@@ -36,7 +36,7 @@ from sundial.execution.forkserver import (
     start_kernel_server,
 )
 from sundial.execution.watch import Watch
-from sundial.settings import Settings
+from sundial.settings import Settings, load_settings
 
 __all__ = ["KernelClient", "KernelManager", "Provisioner", "choose_socket", "kernel_server", "start_kernel_server"]
 
@@ -107,18 +107,21 @@ class Provisioner(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Start the kernel; returns jupyter_client's connection info."""
         manager = self.parent
-        path = getattr(manager, "socket", os.environ.get(SOCKET_VARIABLE, ""))
+        # of a manager of Jupyter's own, such as JupyterLab's: what the settings say
+        path = manager.socket if isinstance(manager, KernelManager) else choose_socket(load_settings())
         log = getattr(manager, "log_path", None)
         ours = "ipykernel_launcher" in cmd and cmd[0] == sys.executable
         argv = cmd[cmd.index("ipykernel_launcher") + 1 :] if ours else []
-        if ours and path and log is not None:
+        if ours:
+            kwargs["env"] = {**KERNEL_DEFAULTS, **(kwargs.get("env") or os.environ)}
+        if ours and path:
             try:
                 self.process = fork_kernel(  # type: ignore[assignment]  # has what is used of Popen
                     path,
                     argv,
-                    env=kwargs.get("env") or os.environ,
+                    env=kwargs["env"],
                     cwd=str(kwargs.get("cwd") or Path.cwd()),
-                    log=log,
+                    log=log or Path(os.devnull),
                 )
             except ForkRefusedError as error:
                 logger.info("a process of its own instead of a fork: %s", error)
