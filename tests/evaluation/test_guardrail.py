@@ -182,3 +182,14 @@ def test_better_places_are_found_too():
 
     assert len(named(compared, BETTER)) >= 5
     assert named(compared, WORSE) == set()
+
+
+@pytest.mark.parametrize(("seed", "rows", "places"), [(181, 800, 5), (210, 400, 4)])
+def test_an_interval_that_ends_at_zero_harms_nobody(seed: int, rows: int, places: int):
+    """Rounding does not put the end of an interval below 0 where nothing is found: a gate would stop the release."""
+    week = simulate_week(seed, rows=rows, places=places, noise=(0.2, 0.2))
+    table = compare(week).table
+    below = table[(table["high"] < 0) & (table.index.get_level_values("figure") != "alert_share")]
+
+    assert {WORSE} >= set(below["verdict"])
+    assert (table["high"] == 0).any(), "these weeks have an interval that ends at 0"

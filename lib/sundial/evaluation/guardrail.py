@@ -270,6 +270,8 @@ def _lay_out(index: pd.DataFrame, sums: _Sums, tested: _Tested, slot: int) -> pd
     error = sums.per * tested.scales[slot] / counted
     p_value = tested.p_values[slot]
     reach = np.where(np.isnan(p_value), np.nan, tested.critical * error)
+    # the group whose statistic is the critical one has an interval that ends at 0: rounding must not put it beyond
+    reach = np.where(np.isclose(np.abs(difference), reach, rtol=1e-9, atol=0.0), np.abs(difference), reach)
     table = index[["segment", "of"]].assign(
         figure=sums.figure,
         rows=rows.astype(np.int64),
