@@ -74,6 +74,7 @@ class Watch:
     def start(self, pid: int) -> None:
         """Begin to watch a process."""
         self._pid = pid
+        self.sample()  # one that dies before the first interval is over has held something too
         self._thread = threading.Thread(target=self._run, name="kernel-watch", daemon=True)
         self._thread.start()
 
