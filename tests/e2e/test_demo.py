@@ -50,7 +50,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         patch.setenv("SUNDIAL_PREFECT_PORT", str(free_port()))
         patch.setenv("SUNDIAL_SERVE_PORT", str(free_port()))
         patch.delenv("SUNDIAL_ROOT", raising=False)
-        patch.delenv("MPLBACKEND")  # a person's Jupyter shows plots
+        patch.delenv("MPLBACKEND", raising=False)  # a person's Jupyter shows plots
         demo = subprocess.Popen(
             COMMAND,
             stdout=subprocess.PIPE,
