@@ -174,9 +174,9 @@ def test_importing_does_nothing(tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", ["sundial", "sundial.cli"])
+@pytest.mark.parametrize("module", ["sundial", "sundial.cli", "sundial.operations.rollback"])
 def test_importing_is_quick(tmp_path, module):
-    """A notebook's handle and the command line load none of the slow libraries before they are needed."""
+    """A notebook's handle, the command line and a rollback load none of the slow libraries before they are needed."""
     slow = (
         "pandas",
         "papermill",

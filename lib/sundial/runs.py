@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from sundial.errors import ArtifactCorruptError, ArtifactNotFoundError, RunNotFoundError, nearest
 from sundial.formats import hash_file, read_json, write_json_atomically
 from sundial.settings import Settings, load_settings
+
+if TYPE_CHECKING:  # a second to import, which a command that only looks at files has not
+    import pandas as pd
 
 SCHEMA = 1
 Kind = Literal["release", "experiment", "scratch"]
@@ -71,6 +72,8 @@ class Run:
     @property
     def as_of(self) -> pd.Timestamp:
         """Release date of the run."""
+        import pandas as pd
+
         return pd.Timestamp(self.manifest()["as_of"])
 
     @property
@@ -260,6 +263,8 @@ def create_run(
         Named pipeline, as_of, UTC time and five digits of a hash, so that names sort by time and never clash.
     """
     settings = settings or load_settings()
+    import pandas as pd
+
     stamp = pd.Timestamp(as_of)
     moment = datetime.now(UTC)
     salt = hashlib.sha256(f"{pipeline}{stamp}{moment.timestamp()}{os.getpid()}".encode() + os.urandom(8)).hexdigest()
@@ -362,6 +367,8 @@ def latest_run(
     """
     settings = settings or load_settings()
     runs = list_runs(pipeline, kind=kind, settings=settings)
+    import pandas as pd
+
     limit = pd.Timestamp(as_of) if as_of is not None else None
     fitting = [
         run for run in runs if (limit is None or run.as_of <= limit) and (having is None or run.succeeded(having))

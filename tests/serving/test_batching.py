@@ -29,7 +29,8 @@ ROW = {"distance": 900.0, "minute": 600, "weekend": False, "carrier": "AA"}
 def submit(batcher: Batcher, *rows: dict[str, Any], ids: list[str] | None = None) -> asyncio.Future[Reply]:
     """Submit rows as a request would."""
     document = {"dataframe_records": list(rows), **({"request_ids": ids} if ids else {})}
-    return batcher.submit(json.dumps(document).encode(), time.perf_counter())
+    future = asyncio.get_running_loop().create_future()
+    return batcher.submit(json.dumps(document).encode(), time.perf_counter(), future)
 
 
 def in_loop(

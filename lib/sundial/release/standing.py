@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sundial.errors import RegistryError
 from sundial.reads import Reading, acting_run, covered, observe
-from sundial.release.models import ServableModel
 from sundial.runs import Run
 from sundial.settings import Settings
+
+if TYPE_CHECKING:  # pandas takes a second, which a rollback has not
+    from sundial.release.models import ServableModel
 
 
 def load_production(pipeline: str, settings: Settings | None = None) -> ServableModel | None:

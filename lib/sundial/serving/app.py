@@ -25,6 +25,7 @@ from sundial.serving.board import Seat, add
 from sundial.serving.following import AliasFollower
 from sundial.serving.invocations import MAX_BODY, Invocations, Receive, Scope, Send
 from sundial.serving.lags import ShadowLags, as_health, as_metrics
+from sundial.serving.lane import Lane
 from sundial.serving.metrics import CONTENT_TYPE, Metrics, render, render_values
 from sundial.serving.openapi import describe
 from sundial.serving.predictions import PredictionLog
@@ -66,6 +67,8 @@ class ModelServer:
         Knows the model that answers.
     metrics : Metrics
         What is counted.
+    lane : Lane
+        By which a connection answers most requests itself.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class ModelServer:
         self.metrics = Metrics()
         self._invocations = Invocations(self.metrics, max_body)
         self._guard = Guard(settings.token)
+        self.lane = Lane(self._invocations, self._guard)
         self.follower = AliasFollower(source, Pointer(pipeline, settings))
         self.started = time.time()
         self._seat = seat

@@ -12,11 +12,11 @@ import secrets
 import time
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sundial.errors import PredictionLogError, RequestError
 from sundial.serving.answers import Answer
-from sundial.serving.jobs import Fresh, Job, Plan, Reply, answers_of, fill
+from sundial.serving.jobs import Fresh, Job, Plan, Reply, Waiter, answers_of, fill
 from sundial.serving.predictions import PredictionLog
 from sundial.serving.records import Batch
 from sundial.serving.sources import Loaded
@@ -30,6 +30,7 @@ WAITING_SECONDS = 1.0  # and no more than are scored in this time, as measured: 
 TELLING_ROWS = 64
 LEARNING = 0.2  # weight of the latest batch in the measured time of a row
 
+Waiting = TypeVar("Waiting", bound=Waiter)
 logger = logging.getLogger("sundial.serving")
 
 
@@ -75,7 +76,7 @@ class Batcher:
         self.repeated = 0
         self.batches = 0
 
-    def submit(self, body: bytes, arrived: float) -> asyncio.Future[Reply]:
+    def submit(self, body: bytes, arrived: float, waiter: Waiting) -> Waiting:
         """Check a request and let it wait for the end of this turn of the event loop.
 
         Parameters
@@ -84,10 +85,13 @@ class Batcher:
             What the caller sent.
         arrived : float
             When, by ``time.perf_counter``.
+        waiter : Waiter
+            Told of the reply, or of why there is none.
 
         Returns
         -------
-        Future of Reply
+        Waiter
+            The same.
 
         Raises
         ------
@@ -103,14 +107,12 @@ class Batcher:
         if self._rows and self._rows + request.rows > self.most_rows:
             wait = math.ceil(self._rows * self._row_seconds)
             raise UnavailableError(f"{self._rows:,} rows are waiting to be scored", retry_after=max(wait, 1))
-        loop = asyncio.get_running_loop()
-        job = Job(body, request, model.schema, arrived, loop.create_future())
-        self._jobs.append(job)
+        self._jobs.append(Job(body, request, model.schema, arrived, waiter))
         self._rows += request.rows
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)
-        return job.future
+            asyncio.get_running_loop().call_soon(self._flush)
+        return waiter
 
     @property
     def most_rows(self) -> int:
@@ -149,7 +151,7 @@ class Batcher:
         """Check requests again that were checked for the model before this one."""
         good = []
         for job in jobs:
-            if job.future.done():  # the caller went away
+            if job.waiter.done():  # the caller went away
                 continue
             if job.schema is not model.schema:
                 try:
@@ -307,11 +309,11 @@ class Batcher:
 
 
 def _fail(job: Job, error: Exception) -> None:
-    if not job.future.done():
-        job.future.set_exception(error)
+    if not job.waiter.done():
+        job.waiter.set_exception(error)
 
 
 def _resolve(replies: list[tuple[Job, Reply]]) -> None:
     for job, reply in replies:
-        if not job.future.done():
-            job.future.set_result(reply)
+        if not job.waiter.done():
+            job.waiter.set_result(reply)

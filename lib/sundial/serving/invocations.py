@@ -12,11 +12,13 @@ import msgspec
 
 from sundial.errors import RequestError
 from sundial.serving.batching import Batcher, UnavailableError
+from sundial.serving.jobs import Reply
 from sundial.serving.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 
 MAX_BODY = 8 << 20
 BODY_SECONDS = 30.0  # a caller who takes longer to send a body is not waited for
@@ -44,19 +46,21 @@ class Invocations:
     ----------
     batcher : Batcher or None
         What scores; set before the first request.
+    types : set of bytes
+        Content types that were seen to fit, as callers wrote them.
     """
 
     def __init__(self, metrics: Metrics, max_body: int = MAX_BODY) -> None:
         self.batcher: Batcher | None = None
         self.max_body = max_body
-        self._metrics = metrics
+        self.metrics = metrics
         self._held = 0
-        self._types = {b"application/json"}  # as callers wrote them, and they fit
+        self.types = {b"application/json"}  # as callers wrote them, and they fit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI."""
         arrived = time.perf_counter()
-        more: list[tuple[bytes, bytes]] = []
+        more: Headers = []
         try:
             assert self.batcher is not None  # noqa: S101  the server's lifespan set it
             length = self._check_head(scope)
@@ -65,26 +69,13 @@ class Invocations:
                 body = await self._read_on(body, receive, length)
             elif len(body) > self.max_body:
                 self._refuse_length()
-            status, answer = 200, _encoder.encode(await self.batcher.submit(body, arrived))
+            status, answer = 200, encode_answer(await self.batcher.submit(body, arrived, _future()))
         except GoneError:
-            self._metrics.observe(499, 0.0)
+            self.metrics.observe(499, 0.0)
             return
-        except RequestError as error:
-            status, answer = error.status, encode_error(error.message, error.column, error.hint)
-            if status == 405:
-                more.append((b"allow", b"POST"))
-            if status in (408, 413, 503):  # the rest of the body is not read
-                more.append((b"connection", b"close"))
-            if status == 503:
-                more.append((b"retry-after", b"1"))
-        except UnavailableError as error:
-            status, answer = 503, encode_error(str(error), None, "try again")
-            more.append((b"retry-after", str(error.retry_after).encode()))
-        except Exception:
-            logger.exception("a request failed")
-            status, answer = 503, encode_error("the server failed to answer", None, "see its log")
-            more.append((b"retry-after", b"1"))
-        self._metrics.observe(status, time.perf_counter() - arrived)
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller is told
+            status, answer, more = explain(error)
+        self.metrics.observe(status, time.perf_counter() - arrived)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer)), *more]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
@@ -99,7 +90,7 @@ class Invocations:
                 kind = value
             elif name == b"content-length" and value.isdigit():
                 length = int(value[:20])
-        if kind not in self._types:
+        if kind not in self.types:
             self._check_type(kind)
         if length > self.max_body:
             self._refuse_length()
@@ -115,8 +106,8 @@ class Invocations:
                 status=415,
                 hint="send Content-Type: application/json, in UTF-8",
             )
-        if len(self._types) < 100:  # callers make up no more than that
-            self._types.add(kind)
+        if len(self.types) < 100:  # callers make up no more than that
+            self.types.add(kind)
 
     def _refuse_length(self) -> None:
         raise RequestError(
@@ -153,11 +144,50 @@ class Invocations:
         return b"".join(chunks)
 
 
+def _future() -> asyncio.Future[Reply]:
+    return asyncio.get_running_loop().create_future()
+
+
 def _take(message: MutableMapping[str, Any]) -> tuple[bytes, bool]:
     """Take a part of a body, and whether there is more."""
     if message["type"] == "http.disconnect":
         raise GoneError
     return message.get("body", b""), message.get("more_body", False)
+
+
+def encode_answer(reply: Reply) -> bytes:
+    """Write the body of an answer."""
+    return _encoder.encode(reply)
+
+
+def explain(error: Exception) -> tuple[int, bytes, Headers]:
+    """Say to a caller why there is no answer.
+
+    Parameters
+    ----------
+    error : Exception
+        Why; of any kind, for a caller is never left without an answer.
+
+    Returns
+    -------
+    status : int
+    body : bytes
+    headers : list of (name, value)
+    """
+    if isinstance(error, RequestError):
+        more: Headers = []
+        if error.status == 405:
+            more.append((b"allow", b"POST"))
+        if error.status in (408, 413, 503):  # the rest of the body is not read
+            more.append((b"connection", b"close"))
+        if error.status == 503:
+            more.append((b"retry-after", b"1"))
+        return error.status, encode_error(error.message, error.column, error.hint), more
+    if isinstance(error, UnavailableError):
+        after = str(error.retry_after).encode()
+        return 503, encode_error(str(error), None, "try again"), [(b"retry-after", after)]
+    logger.error("a request failed", exc_info=error)
+    return 503, encode_error("the server failed to answer", None, "see its log"), [(b"retry-after", b"1")]
 
 
 def encode_error(message: str, column: str | None, hint: str) -> bytes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -43,6 +42,22 @@ class Reply(msgspec.Struct, gc=False):
         return self.model_versions is not msgspec.UNSET
 
 
+class Waiter(Protocol):
+    """Who waits for a reply: a future, or a connection that answers by itself."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any longer."""
+        ...
+
+    def set_result(self, reply: Reply, /) -> None:
+        """Answer."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Say why there is no answer."""
+        ...
+
+
 class Job(msgspec.Struct, gc=False):
     """A request that waits for its turn."""
 
@@ -50,7 +65,7 @@ class Job(msgspec.Struct, gc=False):
     request: Request
     schema: Schema
     arrived: float
-    future: asyncio.Future[Reply]
+    waiter: Waiter
 
 
 class Plan(msgspec.Struct, gc=False):

@@ -1,18 +1,22 @@
 """HTTP with bounds: a caller who is slow, silent, endless or half gone holds nothing for long.
 
 uvicorn's own protocol waits for ever for the head of a request, of any size, and keeps a connection whose caller does
-not read. What is set here is only what it leaves open.
+not read. What is set here is only what it leaves open, and the short way of :mod:`lane`, where the app has one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sundial.serving.lane import PATH, Lane, Turn
+
 HEAD_SECONDS = 10.0  # from the first byte of a request, or the connection, to the end of its headers
 LONGEST_HEAD = 64 << 10
+BODY_SOON = 0.1  # for so long a small body may take the short way; many callers send it apart from the headers
 CONNECTIONS = 4096  # of one process; about 100 MB with nothing to do
 
 _FULL = b'{"error":"too many connections are open","column":null,"hint":"try again"}'
@@ -39,6 +43,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True  # a connection owes a request from the start
         self._head_bytes = 0
         self._patience: asyncio.TimerHandle | None = None
+        self._lane: Lane | None = getattr(self.app, "lane", None)
+        self._before: Any = None  # the cycle before a request that goes the short way
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or say that there are too many."""
@@ -52,13 +58,19 @@ class BoundedProtocol(HttpToolsProtocol):
         """Forget a connection."""
         self._stop_waiting()
         super().connection_lost(exc)
+        turn: Any = self.cycle
+        if type(turn) is Turn:
+            turn.done()
 
     def data_received(self, data: bytes) -> None:
         """Read on, and see to it that a head ends."""
         super().data_received(data)
         if not self._in_head:
-            if self._patience is not None:
-                self._stop_waiting()
+            self._stop_waiting()
+            turn: Any = self.cycle
+            if type(turn) is Turn and turn.more_body:
+                late = max(turn.arrived + BODY_SOON - time.perf_counter(), 0.0)
+                self._patience = self.loop.call_later(late, self._go_the_ordinary_way)
             return
         self._head_bytes += len(data)
         if self._head_bytes > LONGEST_HEAD:
@@ -69,12 +81,54 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to read a head."""
         self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
-        """Hand a request to the app."""
+        """Let a request wait for its body, or hand it to the app."""
         self._in_head = False
+        if self._may_be_short():
+            self._before = self.cycle
+            self.cycle = Turn(self, self._lane)  # type: ignore[arg-type, assignment]
+        else:
+            self._hand_over()
+
+    def _may_be_short(self) -> bool:
+        """Whether the connection answers this request by itself, if its body comes at once."""
+        lane, parser, before = self._lane, self.parser, self.cycle
+        return (
+            lane is not None
+            and self.url == PATH
+            and (before is None or before.response_complete)
+            and not self.flow.write_paused
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and lane.takes(self.headers)
+        )
+
+    def _hand_over(self) -> None:
+        """Hand a request to the app, for which it needs a scope."""
+        url, headers, expected = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expected
+        self.scope["headers"] = headers
         super().on_headers_complete()
+
+    def _go_the_ordinary_way(self) -> None:
+        """Hand over a request whose body does not come soon."""
+        self._patience = None
+        body = bytes(self.cycle.body)
+        self.cycle = self._before
+        self._hand_over()
+        if body:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Answer a request that is whole, or tell the app that it is."""
+        super().on_message_complete()
+        turn: Any = self.cycle
+        if type(turn) is Turn and self._lane is not None and not turn.response_complete:
+            self._lane.submit(turn)
 
     # uvicorn says None; asyncio asks whether to keep the other half open
     def eof_received(self) -> bool | None:  # type: ignore[override]
