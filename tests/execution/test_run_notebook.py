@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import nbformat
 import psutil
 import pytest
@@ -271,6 +272,39 @@ def test_a_kernel_that_is_not_there(write: Write, tmp_path: Path, settings: Sett
 
     assert error.value.cell is None
     assert ["skipped"] == statuses(tmp_path / "done.ipynb")
+
+
+def test_the_end_of_a_kernel_loses_nothing(write: Write, tmp_path: Path, settings: Settings) -> None:
+    """Open files are written, exit functions run, threads finish, databases close, cycles are finalized."""
+    folder = tmp_path / "left"
+    folder.mkdir()
+    sources = (
+        "import atexit, logging, tempfile, threading, time, types\n"
+        "from concurrent.futures import ThreadPoolExecutor\nfrom pathlib import Path\n"
+        f"folder = Path({str(folder)!r})",
+        "text = (folder / 'open').open('w')\ntext.write('text')",
+        "module = types.ModuleType('kept')\nimport sys\nsys.modules['kept'] = module\n"
+        "module.file = (folder / 'module').open('wb')\nmodule.file.write(b'module')",
+        "atexit.register((folder / 'atexit').write_text, 'atexit')",
+        "def late():\n    time.sleep(0.3)\n    (folder / 'thread').write_text('thread')\n"
+        "threading.Thread(target=late).start()",
+        "pool = ThreadPoolExecutor(1)\npool.submit(time.sleep, 0.2)\n"
+        "pool.submit(lambda: (folder / 'executor').write_text('executor'))",
+        "class Cyclic:\n    def __init__(self):\n        self.me = self\n        self.path = folder / 'cycle'\n"
+        "    def __del__(self):\n        self.path.write_text('cycle')\n"
+        "cyclic = Cyclic()",
+        "import duckdb\nwarehouse = duckdb.connect(str(folder / 'duckdb'))\n"
+        "warehouse.sql('create table found as select 7 as value')",
+        "temporary = tempfile.TemporaryDirectory()\nprint(temporary.name)",
+    )
+    done = run_notebook(write(*sources), tmp_path / "done.ipynb", settings=settings)
+
+    assert 0 == done.exit_code
+    for name, text in {"open": "text"}.items() | {(n, n) for n in ("module", "atexit", "thread", "executor", "cycle")}:
+        assert text == (folder / name).read_text(), name
+    with duckdb.connect(str(folder / "duckdb"), read_only=True) as warehouse:
+        assert (7,) == warehouse.sql("from found").limit(1).fetchall()[0]
+    assert not Path(done.notebook.cells[-1].outputs[0].text.strip()).exists()
 
 
 def test_leaves_nothing_behind(write: Write, tmp_path: Path, settings: Settings) -> None:
