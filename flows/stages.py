@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import Flow, FlowRun, State, TaskRun
 from prefect.tasks import Task
 
 from sundial.errors import KernelDiedError, RegistryError
-from sundial.execution.runner import run_stage
+from sundial.execution.runner import finish_pages, run_stage
 from sundial.experiments.tracking import track_run
 from sundial.operations.notices import report_failure
 from sundial.operations.prefect_api import PrefectApi
@@ -60,6 +60,8 @@ def stage(
 
 def show(run: Run, stage: str = "") -> str:
     """Leave a link to a page of the run beside the flow run, and give its address."""
+    if not stage:  # whoever follows a link to the whole run finds all of it
+        finish_pages(run, load_settings())
     address = find_serve_url(run.pipeline, load_settings())
     page = f"{address}/reports/{run.name}/{f'{stage}/report' if stage else 'index'}.html"
     key = f"{run.pipeline}-{stage or 'run'}".lower().replace("_", "-")  # Prefect takes lowercase, digits and dashes

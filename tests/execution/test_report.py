@@ -16,7 +16,7 @@ from sundial.errors import StageFailedError
 from sundial.execution.forkserver import KernelServer
 from sundial.execution.pages import flatten, show_number, show_value
 from sundial.execution.report import render_index, render_notebook, render_run, render_stage
-from sundial.execution.runner import run_stage
+from sundial.execution.runner import finish_rendering, run_stage
 from sundial.formats import write_json_atomically
 from sundial.runs import Run, create_run
 from sundial.settings import load_settings
@@ -163,6 +163,7 @@ def test_a_stage_shows_its_record(run: Run) -> None:
     """Facts, parameters, scraps and files with their hashes are on the page, and it links to the run and the index."""
     record = run_stage(run, "01_make")
     record = run_stage(run, "02_use", parameters={"factor": 7})
+    finish_rendering()
 
     path = run.stage_folder("02_use") / "report.html"
     page = read(path)
@@ -182,6 +183,7 @@ def test_a_stage_shows_its_record(run: Run) -> None:
 def test_a_run_shows_gates_and_decisions(run: Run) -> None:
     """Gates, failed ones first, and every decision with who, why and when; what people wrote stays text."""
     run_stage(run, "01_make")
+    finish_rendering()
     write_json_atomically(run.folder / "gates.json", GATES)
     write_json_atomically(run.folder / "decisions.json", [DECISION])
 
@@ -255,6 +257,7 @@ def test_opens_in_a_browser(run: Run, tmp_path: Path) -> None:
     """Opened from disk, the page's script runs (the policy lets it) and marks where the reader is."""
     run_stage(run, "01_make")
     run_stage(run, "02_use")
+    finish_rendering()
     page = render_stage(run, "02_use")
 
     shown = subprocess.run(

@@ -18,6 +18,7 @@ import pytest
 from nbclient import NotebookClient
 
 from sundial.errors import KernelDiedError, ParameterError, StageFailedError, StageTimeoutError
+from sundial.execution import client
 from sundial.execution.notebooks import run_notebook
 from sundial.settings import Settings
 
@@ -213,8 +214,9 @@ def test_masks_secrets(write: Write, tmp_path: Path, settings: Settings, caplog:
     assert "using ********" in caplog.text
 
 
-def test_saves_while_it_runs(write: Write, tmp_path: Path, settings: Settings) -> None:
+def test_saves_while_it_runs(write: Write, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other processes can look at the notebook while it runs, and always see a whole one."""
+    monkeypatch.setattr(client, "SAVE_SECONDS", 1.0)
     output = tmp_path / "done.ipynb"
     notebook = write(
         "import time\ntime.sleep(1.2)\nprint('one')",

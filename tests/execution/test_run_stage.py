@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import math
+import threading
 from pathlib import Path
 
 import nbformat
@@ -21,11 +22,12 @@ from sundial.errors import (
     StageFailedError,
     StageTimeoutError,
 )
+from sundial.execution import rendering
 from sundial.execution.forkserver import KernelServer
-from sundial.execution.runner import run_stage
+from sundial.execution.runner import finish_pages, finish_rendering, run_stage
 from sundial.runs import Run, create_run
 from sundial.scraps import read_scraps
-from sundial.settings import load_settings
+from sundial.settings import Settings, load_settings
 
 
 @pytest.fixture
@@ -69,10 +71,58 @@ def test_records_what_happened(run: Run, demo: Path) -> None:
     assert record["seconds"] > 0
     assert "error" not in record
     assert (7, 7) == progress[-1]
+    finish_rendering()
     assert (folder / "report.html").exists()
     assert (run.folder / "index.html").exists()
     assert (load_settings().reports / "index.html").exists()
     assert {"rows", "auc"} == set(read_scraps(folder / "notebook.ipynb"))
+
+
+def test_the_next_stage_does_not_wait_for_a_page(run: Run, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is rendered beside the next stage; a stage run again waits for its page, so that no old one is left."""
+    held, rendered = threading.Event(), []
+
+    def render(run: Run, stage: str, settings: Settings) -> Path:
+        held.wait(60)
+        rendered.append((stage, run.stage_record(stage)["status"]))
+        return run.stage_folder(stage)
+
+    monkeypatch.setattr(rendering, "render_now", render)
+    run_stage(run, "01_make")
+    run_stage(run, "02_use")
+    assert [] == rendered
+
+    threading.Timer(0.2, held.set).start()
+    run_stage(run, "01_make")
+    assert ("01_make", "succeeded") == rendered[0]
+    finish_rendering()
+    assert ["01_make", "02_use", "01_make"] == [stage for stage, _ in rendered]
+
+
+def test_a_run_that_goes_on_gets_its_missing_pages(run: Run, demo: Path) -> None:
+    """A page that a killed process left out is made when people are told of the run; one that is there stays."""
+    for stage in ("01_make", "02_use"):
+        run_stage(run, stage)
+    finish_rendering()
+    pages = [run.stage_folder(stage) / "report.html" for stage in ("01_make", "02_use")]
+    pages[0].unlink()
+    pages[1].write_text("as it was")
+
+    finish_pages(run, load_settings())
+
+    assert "Make" in pages[0].read_text()
+    assert "as it was" == pages[1].read_text()
+
+
+def test_a_failure_is_told_once_all_pages_are_there(run: Run, demo: Path) -> None:
+    """Who is told that a stage failed finds its page and those of the stages before it, and the run's page says so."""
+    append(demo / "02_use.ipynb", "1 / 0")
+    run_stage(run, "01_make")
+    with pytest.raises(StageFailedError):
+        run_stage(run, "02_use")
+
+    assert all((run.stage_folder(stage) / "report.html").is_file() for stage in ("01_make", "02_use"))
+    assert "02_use failed" in (run.folder / "index.html").read_text()
 
 
 def test_parameters_on_top(run: Run) -> None:

@@ -24,7 +24,7 @@ def run(
     Example: sundial run 06_train_model --set max_iter=400
     """
     settings, declared = open_pipeline(pipeline)
-    from sundial.execution.runner import run_stage
+    from sundial.execution.runner import finish_rendering, run_stage
     from sundial.runs import create_run, latest_run, open_run
 
     parameters: dict[str, Any] = {}
@@ -45,6 +45,7 @@ def run(
             declared.name, as_of or base.as_of, kind="scratch", base=base.name, started_by="sundial run"
         )
     record = run_stage(target, stage, as_of=as_of or None, parameters=parameters)
+    finish_rendering()
     print(f"{stage} succeeded in {record['seconds']:.1f} s: {target.stage_folder(stage) / 'report.html'}")
 
 
@@ -55,12 +56,18 @@ def report(
 ) -> None:
     """Render the pages of runs again.
 
+    A notebook whose process was killed gets the outputs that it had shown, and is marked as failed.
+
     Example: sundial report
     """
     settings, declared = open_pipeline(pipeline)
     from sundial.execution.report import render_index, render_run
+    from sundial.execution.runner import finish_pages, recover_run
     from sundial.runs import list_runs, open_run
 
     for item in [open_run(name, settings)] if name else list_runs(declared.name, settings=settings):
-        render_run(item)
+        for stage in recover_run(item, settings):
+            print(f"{item.name}: {stage} was killed; what it had shown is in its report")
+        finish_pages(item, settings)
+        render_run(item, settings)
     print(render_index(settings))

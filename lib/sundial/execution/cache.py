@@ -28,7 +28,9 @@ from typing import Any
 
 from sundial.errors import SundialError
 from sundial.execution.ingredients import Key
-from sundial.execution.report import REPORT, mark_reused, render_run, render_stage
+from sundial.execution.journal import journal_path
+from sundial.execution.pages import mark_reused
+from sundial.execution.report import REPORT, render_run, render_stage
 from sundial.formats import hash_file, read_json, write_bytes_atomically, write_json_atomically
 from sundial.reads import UNREPEATABLE, Reading, ask
 from sundial.runs import Run, now, open_run
@@ -213,7 +215,7 @@ def _show(run: Run, stage: str, source: Run, settings: Settings) -> None:
 
 def clear_stage(folder: Path) -> None:
     """Remove what an earlier attempt left in the folder of a stage; its record is forgotten already."""
-    for path in (folder / NOTEBOOK, folder / REPORT):
+    for path in (folder / NOTEBOOK, journal_path(folder / NOTEBOOK), folder / REPORT):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / "outputs", ignore_errors=True)
 

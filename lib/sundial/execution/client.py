@@ -2,12 +2,13 @@
 
 papermill calls every cell completed when the kernel dies or a cell runs out of time, and rewrites the whole file
 twice a cell, in place. Here a cell that failed is marked failed, those behind it skipped, and the file is replaced as a
-whole, at most once a second and always at the end.
+whole, once in a while and always at the end; a journal holds what came since.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import signal
 import time
@@ -20,6 +21,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
 
 from sundial.execution.engine import Failure, Job
+from sundial.execution.journal import Journal
 from sundial.execution.kernels import POLL_SECONDS, KernelManager
 from sundial.execution.parameters import INJECTED_TAG, list_secrets, mask_secrets, mask_text
 from sundial.execution.watch import Watch
@@ -29,9 +31,9 @@ logger = logging.getLogger("sundial.execution")
 SKIPPED = "skipped"
 # How long outputs of a kernel that has died may still be on their way.
 LAST_WORDS_SECONDS = 0.2
-SAVE_SECONDS = 1.0
-# A save may take this share of the time; a notebook with large outputs is saved less often.
-SAVE_SHARE = 0.1
+# Nothing is lost between two saves, so they are for people who look on, and may take this share of the time.
+SAVE_SECONDS = 3.0
+SAVE_SHARE = 0.02
 
 
 class Recorder(NotebookExecutionManager):  # type: ignore[misc]  # papermill ships no types
@@ -49,6 +51,7 @@ class Recorder(NotebookExecutionManager):  # type: ignore[misc]  # papermill shi
         super().__init__(notebook, output_path=str(job.output or ""), progress_bar=False)
         self.job = job
         self.secrets = list_secrets(job.parameters)
+        self.journal = Journal(job.output, self.secrets) if job.output is not None else None
         self._lines = {"stdout": "", "stderr": ""}
         self._next_save = 0.0
         for cell in notebook.cells:
@@ -63,23 +66,40 @@ class Recorder(NotebookExecutionManager):  # type: ignore[misc]  # papermill shi
         if self.job.output is None or (began < self._next_save and not force):
             return
         text = nbformat.writes(mask_secrets(self.nb, self.job.parameters))  # type: ignore[no-untyped-call]
-        write_bytes_atomically(self.job.output, (text.rstrip("\n") + "\n").encode())
+        data = (text.rstrip("\n") + "\n").encode()
+        write_bytes_atomically(self.job.output, data)
+        if self.journal is not None:
+            self.journal.begin(hashlib.sha256(data).hexdigest())
         took = time.monotonic() - began
         self._next_save = began + max(SAVE_SECONDS, took / SAVE_SHARE)
 
     def autosave_cell(self) -> None:
-        """Save while a cell runs; called with each of its outputs."""
+        """Leave it to :meth:`note`: papermill calls this before an output is in the journal."""
+
+    def note(self, cell_index: int, output: nbformat.NotebookNode | None) -> None:
+        """Take down an output of a cell, or all of them when one was changed (None), and save once in a while."""
+        if self.journal is not None and output is not None:
+            self.journal.add(cell_index, output)
+        elif self.journal is not None:
+            self.journal.replace(cell_index, self.nb.cells[cell_index].outputs)
         self.save()
+
+    def note_status(self, cell_index: int | None) -> None:
+        """Take down how a cell stands."""
+        if self.journal is not None and cell_index is not None:
+            self.journal.stand(cell_index, self.nb.cells[cell_index].metadata.papermill)
 
     def cell_start(self, cell: nbformat.NotebookNode, cell_index: int | None = None, **kwargs: Any) -> None:
         """Note that a cell begins, and tell how many are done."""
         super().cell_start(cell, cell_index, **kwargs)
+        self.note_status(cell_index)
         if self.job.progress is not None and cell_index is not None:
             self.job.progress(cell_index, len(self.nb.cells))
 
     def cell_complete(self, cell: nbformat.NotebookNode, cell_index: int | None = None, **kwargs: Any) -> None:
         """Note that a cell has ended, well or not."""
         super().cell_complete(cell, cell_index, **kwargs)
+        self.note_status(cell_index)
         self.log_rest()
 
     def fail(self, index: int | None, kind: str, cause: str, details: str = "") -> None:
@@ -108,6 +128,8 @@ class Recorder(NotebookExecutionManager):  # type: ignore[misc]  # papermill shi
         if self.job.progress is not None and self.job.failure is None:
             self.job.progress(len(self.nb.cells), len(self.nb.cells))
         self.save(force=True)
+        if self.journal is not None:
+            self.journal.close(remove=True)
 
     def log(self, stream: str, text: str) -> None:
         """Log what a cell prints, line by line; of a progress bar that overwrites itself, its last state."""
@@ -215,9 +237,19 @@ class NotebookClient(PapermillNotebookClient):  # type: ignore[misc]
             how = f"it exited with code {code}{peak}"
         return "died", f"KernelDied: {how}", self.km.read_log()
 
-    def process_message(self, *args: Any, **kwargs: Any) -> Any:
-        """Take in one message of the kernel, and log what it prints."""
-        output = super().process_message(*args, **kwargs)
+    def process_message(self, msg: dict[str, Any], cell: nbformat.NotebookNode, cell_index: int) -> Any:
+        """Take in one message of the kernel, take down what it shows, and log what it prints."""
+        clears = self.clear_before_next_output
+        output = super().process_message(msg, cell, cell_index)
+        kind = msg["msg_type"]
+        if kind == "update_display_data":
+            shown = self._display_id_map.get((msg["content"].get("transient") or {}).get("display_id"), {})
+            for index in {cell_index, *shown}:
+                self.nb_man.note(index, None)
+        elif kind == "clear_output" or (output is not None and clears):
+            self.nb_man.note(cell_index, None)
+        elif output is not None:
+            self.nb_man.note(cell_index, output)
         if output is not None and output.output_type == "stream":
             self.nb_man.log(output.name, "".join(output.text))
         return output

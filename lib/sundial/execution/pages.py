@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ OUTSIDE_STYLE = re.compile(r"@import[^;]*;?|url\(\s*['\"]?\s*(?:[a-z]+:)?//[^)]*
 NUMBER = re.compile(r"^\s*[-+−]?[$€£]?[\d,. ]*\d\s*(?:%|pp|s|ms)?\s*$|^\s*(?:nan|NaN|None|–|)\s*$")
 PEEK_WIDTH = 110
 MINUS = "−"
+REUSED, REUSED_PLACE = "reused", '<dl class="facts">'
 
 
 def render_cells(notebook: nbformat.NotebookNode) -> tuple[str, str, list[dict[str, str]]]:
@@ -166,6 +168,32 @@ def show_value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(show_value(item) for item in value)
     return show_number(value)
+
+
+def mark_reused(html: str, origin: str) -> str:
+    """Say on the page of a stage that another run has taken it over as it is.
+
+    Parameters
+    ----------
+    html : str
+        The page in the run that made it, or in one that has reused it already.
+    origin : str
+        Name of the run that made it.
+
+    Returns
+    -------
+    str
+        The page; empty when there is no place for the line.
+    """
+    if f'id="{REUSED}"' in html:
+        return html
+    before, mark, after = html.partition(REUSED_PLACE)
+    name = escape(origin)
+    line = (
+        f'<p class="lead" id="{REUSED}">Reused from <a href="../../{name}/index.html">{name}</a>: code, parameters, '
+        f"inputs and environment are the same. What follows is the original.</p>"
+    )
+    return f"{before}{line}{mark}{after}" if mark else ""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ A person signs on what they say. Failures come first, then verdicts, then the no
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from sundial.runs import Run, list_runs
 from sundial.settings import Settings, load_settings
 
 REPORT = "report.html"
-REUSED, REUSED_PLACE = "reused", '<dl class="facts">'
+# Held from reading a run to writing its page: of two threads the one that writes last has read last.
+_writing = threading.Lock()
 STEPS = {"release": "Release gates", "comparison": "Comparison gates", "monitoring": "Monitoring gates"}
 KINDS = {"release": "Releases", "experiment": "Experiments", "scratch": "Scratch runs"}
 
@@ -125,32 +126,6 @@ def render_stage(run: Run, stage: str, settings: Settings | None = None) -> Path
     return page
 
 
-def mark_reused(html: str, origin: str) -> str:
-    """Say on the page of a stage that another run has taken it over as it is.
-
-    Parameters
-    ----------
-    html : str
-        The page in the run that made it, or in one that has reused it already.
-    origin : str
-        Name of the run that made it.
-
-    Returns
-    -------
-    str
-        The page; empty when there is no place for the line.
-    """
-    if f'id="{REUSED}"' in html:
-        return html
-    before, mark, after = html.partition(REUSED_PLACE)
-    name = escape(origin)
-    line = (
-        f'<p class="lead" id="{REUSED}">Reused from <a href="../../{name}/index.html">{name}</a>: code, parameters, '
-        f"inputs and environment are the same. What follows is the original.</p>"
-    )
-    return f"{before}{line}{mark}{after}" if mark else ""
-
-
 def render_run(run: Run, settings: Settings | None = None) -> Path:
     """Render the page of a run: what failed, decisions, gates and stages.
 
@@ -167,6 +142,14 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
         ``index.html`` in the folder of the run. The index of all runs is rendered too.
     """
     settings = settings or load_settings()
+    with _writing:
+        page = _render_run(run, settings)
+        render_index(settings)
+    return page
+
+
+def _render_run(run: Run, settings: Settings) -> Path:
+    """Render the page of a run alone."""
     manifest, records = run.manifest(), run.stages()
     gates, decisions = describe_gates(_read(run, "gates.json", {})), _read(run, "decisions.json", [])
     longest = max((record.get("seconds") or 0 for record in records.values()), default=0) or 1
@@ -198,7 +181,7 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
     contents = [{"id": "failure", "text": "What failed"}] if error else []
     contents += [{"id": "decisions", "text": "Decisions"}] if decisions else []
     contents += [{"id": group["id"], "text": group["title"]} for group in gates]
-    page = write_page(
+    return write_page(
         "run",
         run.folder / "index.html",
         {
@@ -217,8 +200,6 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
             "footer": "The record behind this page: manifest.json, gates.json, decisions.json and <stage>/stage.json.",
         },
     )
-    render_index(settings)
-    return page
 
 
 def render_index(settings: Settings | None = None) -> Path:

@@ -1,7 +1,8 @@
 """Run a stage of a run: the one way in for flows, the command line and tests.
 
-:func:`run_stage` checks the parameters, keeps the record, verifies the outputs, renders the report, and only then
-raises. :func:`run_notebook` executes a single file, and knows of no run.
+:func:`run_stage` checks the parameters, keeps the record, verifies the outputs, and only then raises, with the report
+rendered. The report of a stage that succeeded is rendered beside the next one; :func:`finish_rendering` waits for it.
+:func:`run_notebook` executes a single file, and knows of no run.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ from sundial.errors import (
 from sundial.execution.cache import clear_stage, one_at_a_time, remember
 from sundial.execution.cache import reuse as take_over
 from sundial.execution.ingredients import Key, find_key
+from sundial.execution.journal import LOST, journal_path, recover
 from sundial.execution.notebooks import Execution, Progress, execute_notebook, run_notebook
 from sundial.execution.parameters import check_parameters, mask_parameters, read_parameters
+from sundial.execution.rendering import finish_pages, finish_rendering, render_beside, render_now
 from sundial.formats import hash_file
 from sundial.pipeline import Pipeline, StageSpec, load_pipeline
 from sundial.runs import Run, now
 from sundial.scraps import read_scraps, to_plain
 from sundial.settings import Settings, load_settings
 
-__all__ = ["Execution", "run_notebook", "run_stage"]
+__all__ = ["Execution", "finish_pages", "finish_rendering", "recover_run", "run_notebook", "run_stage"]
 
 # Of no use in a notebook, and its outputs are for everybody's eyes.
 SECRETS = ("SUNDIAL_APPROVER_SECRETS", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
@@ -57,8 +60,8 @@ def run_stage(
 ) -> dict[str, Any]:
     """Run one stage of a run.
 
-    Its folder then holds the executed notebook, the report and the outputs, and ``stage.json`` says how it went. What
-    an earlier attempt left there is forgotten first, so that it can be run again at any time.
+    Its folder then holds the executed notebook and the outputs, soon the report, and ``stage.json`` says how it went.
+    What an earlier attempt left there is forgotten first, so that it can be run again at any time.
 
     Parameters
     ----------
@@ -109,6 +112,7 @@ def run_stage(
 
     key = key_now()
     with _only_once(run, stage), one_at_a_time(key if reuse else Key("", {}), settings):
+        finish_rendering(run.stage_folder(stage))  # of an earlier attempt, which is about to go
         if reuse and (found := take_over(run, stage, key, date.isoformat(), settings, base=base)):
             return found
         record = _run_stage(run, stage, spec, source, date, checked, key, timeout or spec.timeout, progress, settings)
@@ -196,12 +200,14 @@ def _run_stage(
         scraps=_collect_scraps(execution),
         **({"error": _describe(error.cell, error.source, error.cause, error.message)} if error else {}),
     )
-    report = _render(run, stage, settings)
     if error is not None:
+        finish_rendering()  # whoever is told of the failure finds all pages
+        report = render_now(run, stage, settings)
         error.report = str(report)
         error.hint = f"open {report}"
         logger.error("%s: %s", stage, error)
         raise error
+    render_beside(run, stage, settings)
     logger.info("%s: succeeded in %.1f s", stage, execution.seconds)
     return run.stage_record(stage)
 
@@ -228,19 +234,39 @@ def _collect_scraps(execution: Execution) -> dict[str, Any]:
         return {}
 
 
-def _render(run: Run, stage: str, settings: Settings) -> Path:
-    """Render the report of a stage; a report that cannot be made hides no error of the stage."""
-    from sundial.execution.report import render_stage
-
-    try:
-        return render_stage(run, stage, settings)
-    except Exception:
-        logger.exception("%s: the report could not be rendered", stage)
-        return run.stage_folder(stage) / "notebook.ipynb"
-
-
 def _describe(cell: int | None, source: str, cause: str, message: str) -> dict[str, Any]:
     return {"cell": cell, "source": source, "cause": cause, "message": message}
+
+
+def recover_run(run: Run, settings: Settings | None = None) -> list[str]:
+    """Mark as failed what a killed process left running in a run, with the outputs that its notebooks had shown.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    settings : Settings, optional
+        Read from the environment by default.
+
+    Returns
+    -------
+    list of str
+        Names of the stages that were marked; none that is really running.
+    """
+    found = []
+    for stage, record in run.stages().items():
+        notebook = run.stage_folder(stage) / "notebook.ipynb"
+        if record["status"] != "running" or not journal_path(notebook).exists():
+            continue
+        try:
+            with _only_once(run, stage):
+                recover(notebook)
+                run.update_stage(stage, status="failed", error=_describe(None, "", LOST, f"{stage} failed: {LOST}"))
+        except RunError:  # it is running, and its journal is in use
+            continue
+        render_now(run, stage, settings or load_settings())
+        found.append(stage)
+    return found
 
 
 @contextmanager

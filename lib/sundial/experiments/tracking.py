@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from sundial.execution.parameters import read_notebook
+from sundial.execution.rendering import finish_rendering
 from sundial.execution.report import REPORT
 from sundial.release.mlflow_client import open_client, translate_errors
 from sundial.runs import Run
@@ -47,6 +48,7 @@ def track_run(run: Run, settings: Settings) -> str:
     RegistryError
         When MLflow cannot be written.
     """
+    finish_rendering()  # a page is copied too
     manifest = run.manifest()
     if manifest.get("mlflow_run"):
         return str(manifest["mlflow_run"])

@@ -10,7 +10,7 @@ from sundial.errors import GateFailedError
 from sundial.evaluation.gates import GateResult
 from sundial.execution.kernels import kernel_server
 from sundial.execution.report import render_run
-from sundial.execution.runner import run_stage
+from sundial.execution.runner import finish_rendering, run_stage
 from sundial.pipeline import Pipeline
 from sundial.release.steps import pass_gates
 from sundial.runs import Run, create_run
@@ -57,4 +57,5 @@ def try_release(
         error.hint = f"see {run.folder / 'index.html'}"
         raise
     finally:
+        finish_rendering()
         render_run(run, settings)

@@ -1,0 +1,101 @@
+"""Renders the pages of stages beside the next stage: half a second each that no stage has to wait for.
+
+One thread does it, in order; while it works, the process that runs notebooks mostly waits for a kernel. What has not
+been rendered when the process ends is rendered then. The pages that a killed process left out are made by
+:func:`finish_pages`, when its run goes on and ends, or by ``sundial report``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from sundial.runs import Run
+from sundial.settings import Settings
+
+__all__ = ["finish_pages", "finish_rendering", "render_beside", "render_now"]
+
+logger = logging.getLogger("sundial.execution")
+_lock = threading.Lock()
+_renderer: ThreadPoolExecutor | None = None
+_pending: dict[Path, Future[Path]] = {}
+
+
+def render_now(run: Run, stage: str, settings: Settings) -> Path:
+    """Render the page of a stage; a page that cannot be made hides no error of the stage.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    stage : str
+        Name of the stage.
+    settings : Settings
+        Where things are.
+
+    Returns
+    -------
+    Path
+        The page, or the executed notebook when there is none.
+    """
+    from sundial.execution.report import render_stage
+
+    try:
+        return render_stage(run, stage, settings)
+    except Exception:
+        logger.exception("%s: the report could not be rendered", stage)
+        return run.stage_folder(stage) / "notebook.ipynb"
+
+
+def render_beside(run: Run, stage: str, settings: Settings) -> None:
+    """Have the page of a stage rendered while this process goes on; :func:`finish_rendering` waits for it."""
+    global _renderer
+    with _lock:
+        if _renderer is None:
+            _renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sundial-pages")
+        folder = run.stage_folder(stage)
+        future = _renderer.submit(render_now, run, stage, settings)
+        _pending[folder] = future
+    future.add_done_callback(lambda done: _forget(folder, done))
+
+
+def finish_rendering(folder: Path | None = None) -> None:
+    """Wait until what was begun is rendered.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Folder of one stage, which is about to change; all of them by default.
+    """
+    with _lock:
+        waiting = [future for path, future in _pending.items() if folder in (None, path)]
+    for future in waiting:
+        future.result()
+
+
+def finish_pages(run: Run, settings: Settings) -> None:
+    """Have all pages of a run: wait for those begun, and make those that a killed process left out.
+
+    Parameters
+    ----------
+    run : Run
+        Of which people are about to be told.
+    settings : Settings
+        Where things are.
+    """
+    from sundial.execution.report import REPORT
+
+    finish_rendering()
+    for stage, record in run.stages().items():
+        folder = run.stage_folder(stage)
+        ended = record["status"] in ("succeeded", "failed") and (folder / "notebook.ipynb").is_file()
+        if ended and not (folder / REPORT).is_file():
+            render_now(run, stage, settings)
+
+
+def _forget(folder: Path, done: Future[Path]) -> None:
+    with _lock:
+        if _pending.get(folder) is done:
+            del _pending[folder]
