@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell
 
 from sundial.cli import main
+from sundial.declarations import SegmentSpec
 from sundial.errors import ParityError, RunError
 from sundial.execution.runner import run_stage
 from sundial.experiments import keeping, shipping
 from sundial.experiments.changes import plan_arms
-from sundial.experiments.comparing import compare_runs
+from sundial.experiments.comparing import compare_runs, judge_segments
 from sundial.experiments.running import Result, run_experiments
 from sundial.experiments.showing import PAGE, diff_stage, render_experiment
 from sundial.experiments.tracking import track_run
@@ -80,6 +83,7 @@ def test_it_is_compared_with_production_on_the_same_rows(weak: Result, released:
     assert auc["difference"]["low"] <= difference <= auc["difference"]["high"]
     assert {"value", "log_loss", "recall"} <= set(found["metrics"])
     assert {"last_week"} == set(found["sets"])
+    assert 0 < found["segments"]["judged"]
 
 
 def test_the_page_holds_the_same_and_the_diff(weak: Result):
@@ -139,6 +143,34 @@ def test_the_same_twice_is_no_difference(released: Run, settings: Settings):
     assert 0 == found["metrics"]["roc_auc"]["difference"]["estimate"]
     assert [] == found["hurt"]
     assert [] == diff_stage(released, released, "06_train_model")
+
+
+def test_who_is_hurt_is_asked_as_the_gates_ask_it():
+    """Of twenty shops the one that loses its right alerts is named, with money; where nobody loses, nobody is."""
+    random = np.random.default_rng(3)
+    rows = pd.DataFrame(
+        {
+            "shop": [f"s{number:02}" for number in random.integers(0, 20, 40_000)],
+            "at": pd.Timestamp("2026-01-01") + pd.to_timedelta(random.integers(0, 28 * 24, 40_000), unit="h"),
+            "late": (random.random(40_000) < 0.2).astype(int),
+        }
+    )
+    right = random.random(len(rows)) < 0.8
+    before = np.where(right, rows["late"], 1 - rows["late"]).astype(bool)
+    after = before & ~((rows["shop"] == "s07") & (random.random(len(rows)) < 0.7))
+    segments = [SegmentSpec(name="shop", columns=("shop",)), SegmentSpec(name="not there", columns=("x",))]
+    given = {"label": "late", "event_time": "at", "value": lambda label, alert: np.where(alert, 30 * label - 5, 0)}
+
+    def judge(decision):
+        decided = rows.assign(production_score=0.5, shadow_score=0.5, production_decision=before)
+        return judge_segments(decided.assign(shadow_decision=decision), segments, **given)
+
+    found, same = judge(after), judge(before)
+
+    assert (20, 0) == (found["judged"], found["too_small"])
+    assert [("shop s07", "hurt")] == [(item["name"], item["verdict"]) for item in found["groups"]]
+    assert found["groups"][0]["value"]["high"] < 0
+    assert {"no difference shown"} == {item["verdict"] for item in same["groups"]}
 
 
 def test_mlflow_shows_it(weak: Result, settings: Settings):

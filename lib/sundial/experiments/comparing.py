@@ -3,24 +3,25 @@
 Everything is read from what stages 05, 07 and 08 of both runs saved: the rows and their sets, the scores, the policy.
 So any pipeline's experiments can be compared, whatever its notebooks record.
 
-How it is judged: differences are paired, whole days are resampled (see ``evaluation.intervals``), seed 0. A set is
-called hurt when the whole interval of its money or of its ROC AUC lies below zero. So many sets are looked at that some
-would seem hurt by chance: their intervals are therefore at 1 - 0.05 / n for n looks (Bonferroni; Dunn 1961, Journal of
-the American Statistical Association 56:52-64), so that with no true harm anywhere at most 5 % of experiments name one.
+How it is judged: differences are paired, whole days are resampled (see ``evaluation.intervals``), seed 0. Who is hurt
+is asked as the gates ask it (see ``evaluation.guardrail``): a group of a segment in pipeline.yaml is hurt when its
+money is shown to be less, corrected for all groups, so that with no true harm at most 5 % of experiments name one.
+Evaluation sets overlap and are not the gates' business; they are judged in the same way, as a family of their own.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from sundial.declarations import SegmentSpec
 from sundial.evaluation.comparison import compare_metrics, days
+from sundial.evaluation.guardrail import BETTER, SMALL_ONES, TOO_SMALL, WORSE, Comparison, compare_groups
 from sundial.evaluation.intervals import Estimate, paired_bootstrap
-from sundial.evaluation.metrics import value_at
+from sundial.evaluation.metrics import Value
+from sundial.evaluation.segments import count_cells
 from sundial.formats import read_value
 from sundial.pipeline import Pipeline
 from sundial.release.registry import Registry
@@ -33,9 +34,10 @@ ROWS = ("05_build_evaluation_sets", "evaluation_set")
 MEMBERS = ("05_build_evaluation_sets", "evaluation_members")
 SCORES = ("07_evaluate_model", "scores")
 POLICY = ("08_evaluate_business", "policy")
-SMALL_SET = 200
-LEVEL = 0.05
-LOOKS = ("value", "roc_auc")
+SET = "evaluation set"
+VERDICTS = {WORSE: "hurt", BETTER: "better"}
+#: Groups to show where none is hurt and none better.
+FEW = 5
 
 
 def compare_runs(run: Run, base: Run, pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
@@ -56,9 +58,8 @@ def compare_runs(run: Run, base: Run, pipeline: Pipeline, settings: Settings) ->
         Plain values: ``against`` (what the release is to production), ``rows``, ``left_out`` (rows that only one of the
         two has), ``metrics`` and ``last`` (all rows, and the first set: metric to estimates of ``production``,
         ``experiment`` and their ``difference``, positive where the experiment is better; ``value`` is money per 1,000
-        rows), ``sets`` (name to rows, verdict and differences), ``hurt`` (names), ``looks`` and ``confidence`` of the
-        sets, ``thresholds``, and ``seconds`` (of the
-        release).
+        rows), ``sets`` (name to rows, verdict and differences), ``segments`` (how many groups were judged, how, and the
+        groups to look at), ``hurt`` (names of groups and sets), ``thresholds``, and ``seconds`` (of the release).
     """
     joined, left_out = _join(run, base, pipeline)
     value = pipeline.hook("value")
@@ -68,17 +69,10 @@ def compare_runs(run: Run, base: Run, pipeline: Pipeline, settings: Settings) ->
         str(name): joined[joined[pipeline.entity].isin(rows)]
         for name, rows in members.groupby("set", sort=False)[pipeline.entity]
     }
-    judged = {name: rows for name, rows in groups.items() if SMALL_SET <= len(rows) < len(joined)}
-    looks = len(judged) * len(LOOKS)
-    confidence = 1 - LEVEL / max(looks, 1)
-    sets = {
-        name: {
-            "rows": len(rows),
-            "verdict": "too small to judge" if len(rows) < SMALL_SET else "all rows",
-            **(_judge(rows, label, event_time, value, confidence) if name in judged else {}),
-        }
-        for name, rows in groups.items()
-    }
+    given: dict[str, Any] = {"label": label, "event_time": event_time, "value": value}
+    sets, segments = _judge_sets(groups, len(joined), given), judge_segments(joined, pipeline.segments, **given)
+    hurt = [item["name"] for item in segments["groups"] if item["verdict"] == "hurt"]
+    hurt += [f"the set {name}" for name, item in sets.items() if item["verdict"] == "hurt"]
     first = next(iter(groups.values()), joined)
     found = {
         "base": base.name,
@@ -89,9 +83,8 @@ def compare_runs(run: Run, base: Run, pipeline: Pipeline, settings: Settings) ->
         "first_set": next(iter(groups), ""),
         "last": _tabulate(compare_metrics(first, label=label, value=value, event_time=event_time)),
         "sets": sets,
-        "hurt": [name for name, item in sets.items() if item["verdict"] == "hurt"],
-        "looks": looks,
-        "confidence": confidence,
+        "segments": segments,
+        "hurt": hurt,
         "thresholds": {"production": _threshold(base), "experiment": _threshold(run)},
         "seconds": round(sum(took(base.stage_record(stage)) for stage in pipeline.release_stages), 2),
     }
@@ -114,10 +107,12 @@ def took(record: Mapping[str, Any]) -> float:
 def _join(run: Run, base: Run, pipeline: Pipeline) -> tuple[pd.DataFrame, int]:
     """Put both models' scores for the rows that both runs have into one table, as `compare_metrics` wants it."""
     entity, label = pipeline.entity, pipeline.label.column
-    times = _read(run, *ROWS)[[entity, pipeline.event_time]]
+    rows = _read(run, *ROWS)
+    wanted = [pipeline.event_time, *(name for segment in pipeline.segments for name in segment.columns)]
+    known = rows[[entity, *(name for name in dict.fromkeys(wanted) if name in rows and name not in (entity, label))]]
     ours, theirs = _read(run, *SCORES), _read(base, *SCORES)
     joined = (
-        times.merge(ours[[entity, label, "candidate"]], on=entity)
+        known.merge(ours[[entity, label, "candidate"]], on=entity)
         .rename(columns={"candidate": "shadow_score"})
         .merge(theirs[[entity, "candidate"]].rename(columns={"candidate": "production_score"}), on=entity)
     )
@@ -133,23 +128,94 @@ def _tabulate(compared: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, A
     }
 
 
-def _judge(rows: pd.DataFrame, label: str, event_time: str, value: Any, confidence: float) -> dict[str, Any]:
-    """Judge one set: hurt, better, or neither."""
-    outcome = rows[label].to_numpy(dtype="float64")
-    how: dict[str, Any] = {"clusters": days(rows[event_time]), "confidence": confidence}
-    differences: dict[str, Estimate] = {}
-    for name in LOOKS:
-        kind = "decision" if name == "value" else "score"
-        after, before = (np.asarray(rows[f"{who}_{kind}"], dtype="float64") for who in ("shadow", "production"))
-        measure = value_at(value) if name == "value" else name
-        differences[name] = paired_bootstrap(outcome, after, before, measure, **how)
-    known = [item for item in differences.values() if math.isfinite(item["low"])]
-    verdict = "no clear difference" if known else "undefined"
-    if any(item["low"] > 0 for item in known):
-        verdict = "better"
-    if any(item["high"] < 0 for item in known):
-        verdict = "hurt"
-    return {"verdict": verdict, **differences}
+def _judge_sets(groups: Mapping[str, pd.DataFrame], everything: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge the sets that are not all there is: money as a gate would, ROC AUC with an interval of its own."""
+    parts = {name: rows.assign(**{SET: name}) for name, rows in groups.items() if 0 < len(rows) < everything}
+    compared = _compare(pd.concat(parts.values()), [SegmentSpec(name=SET, columns=(SET,))], given) if parts else None
+    lines = {} if compared is None else {str(line["of"]): line for line in _list_lines(compared)}
+    sets: dict[str, Any] = {}
+    for name, rows in groups.items():
+        sets[name] = {"rows": len(rows), "verdict": "all rows" if len(rows) == everything else TOO_SMALL}
+        if compared is not None and name in parts:
+            outcome, event_time = rows[given["label"]].to_numpy(dtype="float64"), rows[given["event_time"]]
+            after, before = (rows[f"{who}_score"].to_numpy(dtype="float64") for who in ("shadow", "production"))
+            line = lines[name]
+            sets[name] |= {
+                "verdict": VERDICTS.get(line["verdict"], line["verdict"]),
+                "value": _estimate(line, compared),
+                "roc_auc": paired_bootstrap(outcome, after, before, "roc_auc", clusters=days(event_time)),
+            }
+    return sets
+
+
+def judge_segments(
+    joined: pd.DataFrame, segments: Sequence[SegmentSpec], *, label: str, event_time: str, value: Value
+) -> dict[str, Any]:
+    """Judge every group of every segment whose columns the rows have, by money and as the gates do.
+
+    Parameters
+    ----------
+    joined : DataFrame
+        As :func:`sundial.evaluation.segments.count_cells` wants it.
+    segments : sequence of SegmentSpec
+        Of the pipeline.
+    label, event_time : str
+        Names of the columns.
+    value : callable
+        The pipeline's hook.
+
+    Returns
+    -------
+    dict
+        ``judged`` and ``too_small`` (groups), ``method``, and ``groups``: those that are hurt or better, else those
+        whose interval lies lowest; each with ``name``, ``verdict`` and ``value`` (difference of money per 1,000 rows).
+    """
+    there = [segment for segment in segments if set(segment.columns) <= set(joined.columns)]
+    if not there:
+        return {"judged": 0, "too_small": 0, "method": "", "groups": []}
+    compared = _compare(joined, there, {"label": label, "event_time": event_time, "value": value})
+    lines = pd.DataFrame(_list_lines(compared))
+    judged = lines[lines["p_value"].notna()]
+    shown = judged[judged["verdict"].isin([*VERDICTS])].sort_values("high")
+    shown = shown if len(shown) else judged.nsmallest(FEW, "high")
+    return {
+        "judged": len(judged),
+        "too_small": int(((lines["verdict"] == TOO_SMALL) & (lines["of"] != SMALL_ONES)).sum()),
+        "method": compared.method,
+        "groups": [
+            {
+                "name": f"{line['segment']} {line['of']}",
+                "verdict": VERDICTS.get(line["verdict"], line["verdict"]),
+                "value": _estimate(line, compared),
+            }
+            for line in _to_records(shown)
+        ],
+    }
+
+
+def _compare(rows: pd.DataFrame, segments: Sequence[SegmentSpec], given: Mapping[str, Any]) -> Comparison:
+    cells = count_cells(rows, segments, label=given["label"], event_time=given["event_time"])
+    return compare_groups(cells, given["value"])
+
+
+def _list_lines(compared: Comparison) -> list[dict[str, Any]]:
+    """List what was found about money, a dict a group."""
+    return _to_records(compared.table.reset_index().query("figure == 'value'"))
+
+
+def _to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in line.items()} for line in table.to_dict(orient="records")]
+
+
+def _estimate(line: Mapping[str, Any], compared: Comparison) -> Estimate:
+    return Estimate(
+        estimate=line["difference"],
+        low=line["low"],
+        high=line["high"],
+        confidence=compared.confidence["value"],
+        rows=int(line["rows"]),
+        method="simultaneous",
+    )
 
 
 def _describe_base(base: Run, settings: Settings) -> str:

@@ -61,16 +61,28 @@ def list_sets(comparison: Mapping[str, Any]) -> list[list[str]]:
     return lines
 
 
+def list_segments(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Lay out the groups to look at, a row each: name, rows, verdict, money with its interval."""
+    groups = from_plain(comparison["segments"])["groups"]
+    return [
+        [item["name"], show_number(item["value"]["rows"]), item["verdict"], _interval(item["value"])] for item in groups
+    ]
+
+
 def conclude(comparison: Mapping[str, Any]) -> str:
     """Say in a few sentences what was compared, how, and who is hurt."""
-    hurt, looks = comparison["hurt"], comparison["looks"]
-    left = comparison["left_out"]
+    hurt, segments, left = comparison["hurt"], comparison["segments"], comparison["left_out"]
     return (
         f"Against {comparison['against']} ({comparison['base']}), on {show_number(comparison['rows'])} rows that both "
         f"scored" + (f"; {show_number(left)} rows are in one only" if left else "") + ". "
         "Differences are paired, positive where the experiment is better, with 95 % intervals over whole days. "
-        + (f"Hurt: {', '.join(hurt)}. " if hurt else "No set is surely hurt. ")
-        + (f"({looks} looks at sets, each at {100 * comparison['confidence']:.2f} %: Bonferroni.)" if looks else "")
+        + (f"Hurt: {', '.join(hurt)}. " if hurt else "Nobody is shown to be hurt. ")
+        + (
+            f"({segments['judged']} groups of the segments were judged by money, as the gates do; "
+            f"{segments['too_small']} are too small. {segments['method']}.)"
+            if segments["judged"]
+            else ""
+        )
     )
 
 
@@ -136,7 +148,13 @@ def render_experiment(result: Result) -> Path:
         }
         for stage, record in run.stages().items()
     ]
-    contents = [("metrics", "Metrics"), ("sets", "Sets"), ("stages", "Stages"), ("changes", "What was changed")]
+    contents = [
+        ("metrics", "Metrics"),
+        ("segments", "Segments"),
+        ("sets", "Sets"),
+        ("stages", "Stages"),
+        ("changes", "What was changed"),
+    ]
     return write_page(
         "experiment",
         run.folder / PAGE,
@@ -157,6 +175,7 @@ def render_experiment(result: Result) -> Path:
             ],
             "contents": [{"id": name, "text": text} for name, text in contents],
             "tables": tables,
+            "segments": list_segments(found),
             "sets": list_sets(found),
             "stages": seconds,
             "diffs": diffs,
