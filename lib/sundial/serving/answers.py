@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ class AnswerMemory:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._answers: dict[str, Answer] = {}
+        # a plain dict walks over all that it forgot before it finds its first
+        self._answers: OrderedDict[str, Answer] = OrderedDict()
 
     def find(self, request_id: str) -> Answer | None:
         """Find what a request id was answered, if it is remembered."""
@@ -49,4 +51,4 @@ class AnswerMemory:
         for request_id, answer in answers:
             known.setdefault(request_id, answer)
         while len(known) > self.size:
-            del known[next(iter(known))]
+            known.popitem(last=False)

@@ -146,7 +146,7 @@ class ShadowSupervisor:
             shadow.pid = 0
             self._mourn(shadow, os.waitstatus_to_exitcode(status))
             return
-        work = shadow.watch.read()
+        work = shadow.watch.read(shadow.pid)
         if work.batches and shadow.deaths:
             shadow.deaths, shadow.error = 0, ""
         deadline = LOAD_SECONDS if work.key < 0 else self.settings.shadow_deadline_ms / 1000

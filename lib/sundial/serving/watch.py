@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import mmap
+import os
 import time
+from pathlib import Path
 from typing import NamedTuple
 
-FIELDS = 5
-SINCE, KEY, ROWS, DONE, LOADED = range(FIELDS)
+FIELDS = 6
+SINCE, KEY, ROWS, DONE, LOADED, WAITED = range(FIELDS)
+
+
+def waited(pid: int) -> int:
+    """Give the nanoseconds that a process waited for a processor; 0 where the kernel does not count them.
+
+    The second figure of ``/proc/<pid>/schedstat``, of the process's first thread (Linux, Documentation/scheduler/
+    sched-stats.rst).
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 class Work(NamedTuple):
@@ -16,7 +30,7 @@ class Work(NamedTuple):
     Attributes
     ----------
     seconds : float
-        How long by now; 0 when nothing is.
+        How long by now, without the time in which others had the processor; 0 when nothing is.
     key : int
         Of the first row that is being scored; -1 while the model is loaded.
     rows : int
@@ -45,6 +59,7 @@ class Watch:
         """Say that some rows are being scored from now on; key -1 for loading the model."""
         self._words[KEY] = key
         self._words[ROWS] = rows
+        self._words[WAITED] = waited(os.getpid())
         self._words[SINCE] = time.monotonic_ns()
 
     def end(self) -> None:
@@ -57,9 +72,17 @@ class Watch:
         """Count a batch whose scores are in the log."""
         self._words[DONE] += 1
 
-    def read(self) -> Work:
-        """Read what is under way."""
+    def read(self, pid: int = 0) -> Work:
+        """Read what is under way.
+
+        Parameters
+        ----------
+        pid : int
+            Of the process at work, while it lives: one that has to wait for a processor does not stall.
+        """
         since = self._words[SINCE]
         seconds = (time.monotonic_ns() - since) / 1e9 if since else 0.0
+        if since and pid:
+            seconds = max(seconds - max(waited(pid) - self._words[WAITED], 0) / 1e9, 1e-9)
         key, rows = self._words[KEY], self._words[ROWS]
         return Work(seconds, key, rows, self._words[DONE], bool(self._words[LOADED]))
