@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench-evidence bench-cache bench-experiment lab up check format lock bench-instant bench-rollback bench-serving bench-shadow clean
+.PHONY: help setup demo test fuzz bench-evidence bench-notebooks bench-cache bench-experiment lab up check format lock bench-instant bench-rollback bench-serving bench-shadow clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -62,6 +62,9 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 
 up: $(READY)  ## run the long-lived system: Prefect, model server, shadow scorer, worker
 	@$(BIN)/sundial up
+
+bench-notebooks: $(READY)
+	@$(BIN)/python -m tests.benchmarks.notebooks --rounds $(or $(ROUNDS),5)
 
 check: $(READY)  ## lint, types, and notebooks without outputs
 	$(BIN)/ruff check .
