@@ -168,6 +168,11 @@ class VersionScorer:
         self._tail: ChunkTail = self._open_tail(start)
         logger.info("version %d is in shadow, from %s", self.version, start or "the beginning of the log")
 
+    @property
+    def unit(self) -> int:
+        """Most rows of one step."""
+        return self._orders.unit
+
     def close(self) -> None:
         """Close the log, and let go of the one that is read."""
         self._tail.close()

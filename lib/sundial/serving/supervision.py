@@ -327,9 +327,10 @@ def follow(
             if time.monotonic() - told >= STATUS_SECONDS:
                 told = time.monotonic()
                 _try(tell, scorer.describe("scoring" if scored else "waiting"))
-            if not scored:
-                if once:
-                    break
+            if once and not scored:
+                break
+            # nothing is left: what comes meanwhile is one batch, which costs production far less than many small ones
+            if not once and scored < scorer.unit:
                 stop.wait(WAIT_SECONDS)
     except StoppedError:
         logger.info("stopped in the middle of a batch, which will be scored again")
