@@ -140,7 +140,7 @@ def test_trees_of_numbers_alone_need_no_steps(tmp_path: Path) -> None:
                 make_column_transformer((ordinal(min_frequency=0.4), ["carrier"]), ("passthrough", ["minute"])),
                 HistGradientBoostingClassifier(**BOOSTING),
             ),
-            "arrays and treelite",
+            "arrays and tables of leaves",
             "",
         ),
         (

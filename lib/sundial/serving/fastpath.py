@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sundial.serving.encoding import Encoding, NotEncodableError, UnknownValueError, make_encoding
+from sundial.serving.masks import LeafMasks, NoMasksError, make_masks
 from sundial.serving.schema import Schema
 from sundial.serving.sources import Loaded, Servable
 from sundial.serving.trees import NoTreesError, Trees, read_trees
@@ -28,7 +29,7 @@ LARGEST_DIFFERENCE = 1e-12
 PROBES = 4000  # rows that are asked at most, half a second of work
 SHUFFLED = 128
 EDGES = 512
-SIZES = (8, 16, 32, 64, 128, 256, 512)  # batches that are timed
+SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)  # batches that are timed
 REPEATS = 3
 
 Scores = npt.NDArray[np.float64]
@@ -48,7 +49,7 @@ class FastPath:
         What it takes.
     encoding : Encoding or None
         From rows to the estimator's matrix; None when the model answers from data frames.
-    trees : Trees or None
+    trees : Trees or LeafMasks or None
         What scores a small batch; None when the estimator always does.
     crossover : int
         Rows of the largest batch for which the trees were faster than the estimator.
@@ -61,7 +62,7 @@ class FastPath:
     model: Servable
     schema: Schema
     encoding: Encoding | None = None
-    trees: Trees | None = None
+    trees: Trees | LeafMasks | None = None
     crossover: int = 0
     difference: float = 0.0
     reason: str = ""
@@ -104,10 +105,12 @@ class FastPath:
 
     def describe(self) -> dict[str, Any]:
         """Say which way is taken, and why not a faster one."""
-        way = "data frames" if self.encoding is None else "arrays" if self.trees is None else "arrays and treelite"
+        way = "data frames" if self.encoding is None else "arrays"
+        if self.trees is not None:
+            way += " and tables of leaves" if isinstance(self.trees, LeafMasks) else " and treelite"
         return {
             "path": way,
-            "treelite_up_to_rows": self.crossover if self.trees else 0,
+            "up_to_rows": self.crossover if self.trees else 0,
             "largest_difference": self.difference,
             "reason": self.reason,
         }
@@ -156,16 +159,33 @@ def _arm(loaded: Loaded) -> FastPath:
     if trees is None:
         return FastPath(loaded.model, loaded.schema, encoding, difference=difference, reason=reason)
     matrix = encoding.encode(columns)
-    closest, wrong = _compare(lambda: trees.score(matrix), expected, loaded.threshold)
-    if wrong:
-        reason = f"treelite does not give what scikit-learn does: {wrong}"
-        return FastPath(loaded.model, loaded.schema, encoding, difference=difference, reason=reason)
-    crossover = _find_crossover(encoded, trees, matrix)
-    difference = max(difference, closest)
+    faster: Trees | LeafMasks | None = _try_masks(trees, matrix, expected)
+    if faster is None:
+        closest, wrong = _compare(lambda: trees.score(matrix), expected, loaded.threshold)
+        if wrong:
+            reason = f"treelite does not give what scikit-learn does: {wrong}"
+            return FastPath(loaded.model, loaded.schema, encoding, difference=difference, reason=reason)
+        faster, difference = trees, max(difference, closest)
+    crossover = _find_crossover(encoded, faster, matrix)
     if not crossover:
-        reason = "treelite is no faster than scikit-learn here"
+        reason = "its trees are scored no faster than scikit-learn does"
         return FastPath(loaded.model, loaded.schema, encoding, difference=difference, reason=reason)
-    return FastPath(loaded.model, loaded.schema, encoding, trees, crossover, difference)
+    return FastPath(loaded.model, loaded.schema, encoding, faster, crossover, difference)
+
+
+def _try_masks(trees: Trees, matrix: Scores, expected: Scores) -> LeafMasks | None:
+    """Make tables of trees, if there can be any, and see that they give the same to the last bit."""
+    if trees.single:
+        return None
+    try:
+        masks = make_masks(trees.model)
+    except NoMasksError as error:
+        logger.info("no tables of leaves: %s", error)
+        return None
+    if np.array_equal(masks.score(matrix), expected):
+        return masks
+    logger.info("no tables of leaves: their scores differ in the last bits")
+    return None
 
 
 def _ask(loaded: Loaded, rows: list[Row]) -> Scores:
@@ -243,7 +263,7 @@ def _compare(score: Callable[[], Scores], expected: Scores, threshold: float) ->
     return difference, f"{flipped} of {len(expected)} decisions differ" if flipped else ""
 
 
-def _find_crossover(encoded: FastPath, trees: Trees, matrix: Scores) -> int:
+def _find_crossover(encoded: FastPath, trees: Trees | LeafMasks, matrix: Scores) -> int:
     """Measure up to which batch the trees are faster than the estimator."""
     assert encoded.encoding is not None  # noqa: S101  arm made it
     best = 0
