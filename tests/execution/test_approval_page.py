@@ -111,7 +111,9 @@ def test_it_says_what_will_be_different_and_to_whom(
         "10 → 14",
         "maker bobo 310 10.0 % 20.0 % 31 0",
         "1 more values had fewer than 50 requests",
-        "Newly alerted: 31 requests",
+        "Newly alerted: 31 requests; of 88 with a mature label 31.0 % (24.1 % to 38.2 %) had broken = 1; "
+        "to decide so about as many as these is worth 238 (−14 to 490).",
+        "95 % intervals: jackknife over 5 days, paired jackknife over 5 days.",
         "maker=bobo",
         "Keeping version 1 another week (700 requests) is expected to cost 35",
         "7 to 63",

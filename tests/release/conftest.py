@@ -171,6 +171,8 @@ def judged(run: Run) -> Run:
     """Give a run that was compared with production and passed its gates."""
     estimate = {"estimate": 0.73, "low": 0.7, "high": 0.76, "confidence": 0.95, "rows": 6402, "method": "bootstrap"}
     better = {"estimate": 0.01, "low": -0.004, "high": 0.024, "confidence": 0.95, "rows": 6402, "method": "paired"}
+    share = {**estimate, "estimate": 0.31, "low": 0.241, "high": 0.382, "method": "jackknife over 5 days"}
+    worth = {**estimate, "estimate": 340.0, "low": -20.0, "high": 700.0, "method": "paired jackknife over 5 days"}
     save(run, "07_evaluate_model", scores=toys(20)[["toy_id", "broken"]])
     run.update_stage(
         "07_evaluate_model",
@@ -191,8 +193,8 @@ def judged(run: Run) -> Run:
             "metrics": {"production": {"roc_auc": estimate}, "shadow": {"roc_auc": estimate}},
             "against_production": {"roc_auc": better},
             "swaps": {
-                "newly alerted": {"rows": 120, "value": 340.0},
-                "no longer alerted": {"rows": 95, "value": -20.0},
+                "newly alerted": {"rows": 120, "mature": 88, "label_share": share, "value": worth},
+                "no longer alerted": {"rows": 95, "mature": 70, "label_share": share, "value": worth},
             },
         },
     )

@@ -211,7 +211,7 @@ def test_summary_fits_the_form(judged: Run, pipeline: Pipeline, registry: Regist
         "| last week | 0.010 (-0.004 to 0.024) |",
         "… and 22 more lines.",
         "| value per 1000 | 2,310 (0.700 to 0.760) |",
-        "| newly alerted | 120 | 340 |",
+        "| newly alerted | 120 | 88 | 0.310 (0.241 to 0.382) | 340 (-20 to 700) |",
         "version 2 becomes production, the first one",
         f"`{evidence_hash(judged)[:12]}`",
         f"(http://127.0.0.1:8010/reports/{judged.name}/index.html)",

@@ -164,8 +164,16 @@ def describe_scores(joined: pd.DataFrame) -> pd.DataFrame:
     return table.rename(index=lambda name: name.removesuffix("_score")).rename(columns={"count": "rows"})
 
 
-def list_swaps(joined: pd.DataFrame, value: Value, *, label: str) -> pd.DataFrame:
-    """Count whom the decision changes for, and what came of them.
+def list_swaps(
+    joined: pd.DataFrame,
+    value: Value,
+    *,
+    label: str,
+    event_time: str = "event_time",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Count whom the decision changes for, and estimate what came of them.
 
     Parameters
     ----------
@@ -174,33 +182,45 @@ def list_swaps(joined: pd.DataFrame, value: Value, *, label: str) -> pd.DataFram
         The pipeline's `value` hook.
     label : str
         Name of the label.
+    event_time : str
+        Column whose days are resampled.
+    resamples, seed : int
+        See `bootstrap`.
 
     Returns
     -------
-    DataFrame
-        A row each for "newly alerted", "no longer alerted", "alerted by both" and "alerted by neither": ``rows``,
-        ``share``, ``mature`` rows, their ``label_share``, and ``value`` (of the shadow's decision minus production's,
-        a sum over the mature rows).
+    dict
+        For "newly alerted", "no longer alerted", "alerted by both" and "alerted by neither": ``rows`` and ``mature``
+        rows as counts; ``share`` (of the requests that both scored) and ``label_share`` (of label 1, among the set's
+        mature rows: the precision of these alerts) as estimates. Where the decision changes also ``value``, an
+        estimate of what the change is worth per 1,000 mature requests of all sets, so that the two add up to what the
+        shadow is worth more. The ``rows`` of a ``label_share`` are those of the set.
     """
     both = scored_by_both(joined)
-    before, after = both["production_decision"].astype(bool), both["shadow_decision"].astype(bool)
-    lines = []
+    mature = both[both[label].notna()]
+    outcome, before = _floats(mature[label]), _floats(mature["production_decision"])
+    how: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    all_days, mature_days = days(both[event_time]), days(mature[event_time])
+    found: dict[str, dict[str, Any]] = {}
     for (alerted_before, alerted_after), name in SWAPS.items():
-        rows = both[(before == alerted_before) & (after == alerted_after)]
-        mature = rows[rows[label].notna()]
-        outcome = mature[label].to_numpy(dtype=np.int64)
-        gain = _value(value, outcome, alerted_after) - _value(value, outcome, alerted_before)
-        lines.append(
-            {
-                "set": name,
-                "rows": len(rows),
-                "share": len(rows) / len(both) if len(both) else float("nan"),
-                "mature": len(mature),
-                "label_share": float(mature[label].mean()),
-                "value": gain,
-            }
+        chosen, known = (
+            (frame["production_decision"].astype(bool) == alerted_before)
+            & (frame["shadow_decision"].astype(bool) == alerted_after)
+            for frame in (both, mature)
         )
-    return pd.DataFrame(lines).set_index("set")
+        precision = bootstrap(outcome, _floats(known), "precision", clusters=mature_days, **how)
+        found[name] = {
+            "rows": int(chosen.sum()),
+            "share": bootstrap(np.zeros(len(both)), _floats(chosen), "alert_share", clusters=all_days, **how),
+            "mature": int(known.sum()),
+            "label_share": Estimate(**{**precision, "rows": int(known.sum())}),
+        }
+        if alerted_before != alerted_after:
+            after = np.where(known, float(alerted_after), before)
+            found[name]["value"] = paired_bootstrap(
+                outcome, after, before, value_at(value), clusters=mature_days, **how
+            )
+    return found
 
 
 def compare_alerts(
@@ -340,6 +360,20 @@ def tabulate(compared: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
+def tabulate_swaps(swaps: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Lay out what `list_swaps` returns as a table: one row a set, the ends of each interval beside its estimate."""
+    lines = {}
+    for name, found in swaps.items():
+        line: dict[str, float] = {}
+        for key, item in found.items():
+            if isinstance(item, Mapping):
+                line |= {key: item["estimate"], f"{key} low": item["low"], f"{key} high": item["high"]}
+            else:
+                line[key] = item
+        lines[name] = line
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("set")
+
+
 def scored_by_both(joined: pd.DataFrame) -> pd.DataFrame:
     """Keep the requests that both models gave a score: only these can be compared."""
     return joined[joined["shadow_score"].notna() & joined["production_score"].notna()]
@@ -352,7 +386,3 @@ def days(event_time: pd.Series) -> npt.NDArray[np.datetime64]:
 
 def _floats(column: pd.Series) -> npt.NDArray[np.float64]:
     return np.asarray(column, dtype=np.float64)
-
-
-def _value(value: Value, outcome: npt.NDArray[np.int64], alerted: bool) -> float:
-    return float(np.sum(np.asarray(value(outcome, np.full(len(outcome), alerted)), dtype=np.float64)))

@@ -7,9 +7,9 @@ bytes belong to the evidence too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sundial.execution.pages import MINUS, write_page
 from sundial.execution.report import describe_gates
@@ -83,7 +83,7 @@ def render_approval(run: Run, pipeline: Pipeline, settings: Settings | None = No
         ],
         "cards": _cards(effects, waiting, currency),
         "effects": effects,
-        "sentences": _say_effects(effects, pipeline.label.column),
+        "sentences": _say_effects(effects, _swaps(run), pipeline.label.column, currency),
         "gates": describe_gates({step: {"results": found} for step, found in verdicts.items()}),
         "comparison": _comparison_tables(run),
         "changes": changes,
@@ -121,6 +121,14 @@ def _money(amount: float, currency: str) -> str:
 
 def _percent(share: float | None) -> str:
     return "unknown" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
+
+
+def _is_known(found: Any) -> TypeGuard[Mapping[str, Any]]:
+    return is_estimate(found) and math.isfinite(found["estimate"])
+
+
+def _with_interval(found: Mapping[str, Any], write: Callable[[float], str]) -> str:
+    return f"{write(found['estimate'])} ({write(found['low'])} to {write(found['high'])})"
 
 
 def _say_lead(results: list[dict[str, Any]], effects: Effects | None, waiting: Waiting | None, currency: str) -> str:
@@ -175,7 +183,8 @@ def _cards(effects: Effects | None, waiting: Waiting | None, currency: str) -> l
     return cards
 
 
-def _say_effects(effects: Effects | None, label: str) -> list[str]:
+def _say_effects(effects: Effects | None, swaps: Mapping[str, Any], label: str, currency: str) -> list[str]:
+    """Say how many decisions change each way, what came of them, and what that is worth; with intervals."""
     if effects is None:
         return [
             "This is the first version: no other has answered the same requests, so there is nothing to compare with. "
@@ -185,14 +194,29 @@ def _say_effects(effects: Effects | None, label: str) -> list[str]:
         f"Counted on the {effects.requests:,} requests of {effects.days} days that both answered; tomorrow is expected "
         "to be like them.",
     ]
-    lines = (
-        ("Newly alerted", effects.newly, effects.newly_label_share, effects.newly_mature),
-        ("No longer alerted", effects.no_longer, effects.no_longer_label_share, effects.no_longer_mature),
-    )
-    for name, count, share, mature in lines:
-        outcome = f"; of {mature:,} with a mature label {_percent(share)} had {label} = 1" if mature else ""
-        said.append(f"{name}: {count:,} requests{outcome}.")
+    methods: dict[str, None] = {}
+    for name, count in (("newly alerted", effects.newly), ("no longer alerted", effects.no_longer)):
+        found = swaps.get(name, {})
+        parts = [f"{name.capitalize()}: {count:,} requests"]
+        if _is_known(found.get("share")):
+            parts[0] += f", {_with_interval(found['share'], _percent)} of all"
+        if count and _is_known(found.get("label_share")):
+            among = _with_interval(found["label_share"], _percent)
+            parts.append(f"of {found['mature']:,} with a mature label {among} had {label} = 1")
+        if count and _is_known(found.get("value")):
+            worth = _with_interval(found["value"], lambda money: _money(money * effects.requests / 1000, currency))
+            parts.append(f"to decide so about as many as these is worth {worth}")
+        said.append("; ".join(parts) + ".")
+        methods |= {item["method"]: None for item in found.values() if _is_known(item)}
+    if methods:
+        said.append(f"In brackets 95 % intervals: {', '.join(methods)}.")
     return said
+
+
+def _swaps(run: Run) -> Mapping[str, Any]:
+    """Read whose decision changes; empty before a comparison."""
+    found = run.scraps().get(COMPARISON, {}).get("swaps")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _comparison_tables(run: Run) -> list[Table]:
@@ -208,9 +232,9 @@ def _comparison_tables(run: Run) -> list[Table]:
             if is_estimate(estimate)
         }
         tables.append(matrix(lines, "The same requests, mature labels (95 % intervals)"))
-    swaps = found.get("swaps")
-    if isinstance(swaps, Mapping) and swaps:
-        tables += lay_out(swaps, "Whose decision changes, and what came of it")
+    swaps = _swaps(run)
+    if swaps:
+        tables += lay_out(swaps, "Whose decision changes, and what came of it (value: per 1,000 requests of all)")
     rest = {name: value for name, value in found.items() if name not in SPOKEN}
     tables += lay_out(rest, "How the two answer")
     by_set = scraps.get("07_evaluate_model", {}).get("against_production")

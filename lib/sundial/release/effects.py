@@ -54,10 +54,6 @@ class Effects:
         How many, and over how many days with at least one.
     alerts_before, alerts_after, newly, no_longer : int
         Alerts of production and of the candidate, and the decisions that differ.
-    newly_label_share, no_longer_label_share : float or None
-        What came of these, where the label has matured.
-    newly_mature, no_longer_mature : int
-        How many of them these shares rest on.
     groups : tuple of Group
         Those that change most, by the number of changed decisions.
     small : int
@@ -70,10 +66,6 @@ class Effects:
     alerts_after: int
     newly: int
     no_longer: int
-    newly_label_share: float | None
-    no_longer_label_share: float | None
-    newly_mature: int
-    no_longer_mature: int
     groups: tuple[Group, ...]
     small: int
 
@@ -90,7 +82,7 @@ def measure_effects(run: Run, pipeline: Pipeline) -> Effects | None:
     run : Run
         The candidate's.
     pipeline : Pipeline
-        For its segments and the names of its columns.
+        For its segments and the name of its event time.
 
     Returns
     -------
@@ -103,10 +95,9 @@ def measure_effects(run: Run, pipeline: Pipeline) -> Effects | None:
     import pyarrow.parquet
 
     there = set(pyarrow.parquet.read_schema(path).names)
-    label = pipeline.label.column
     segments = [item for item in pipeline.segments if set(item.columns) <= there]
     columns = [column for item in segments for column in item.columns]
-    wanted = ["production_decision", "shadow_decision", label, pipeline.event_time, *columns]
+    wanted = ["production_decision", "shadow_decision", pipeline.event_time, *columns]
     rows = pd.read_parquet(path, columns=[name for name in dict.fromkeys(wanted) if name in there])
     rows = rows[rows["shadow_decision"].notna()]
     if rows.empty:
@@ -115,8 +106,6 @@ def measure_effects(run: Run, pipeline: Pipeline) -> Effects | None:
     newly, no_longer = new & ~old, old & ~new
     cut = add_segments(rows, segments)[[item.name for item in segments]]
     groups, small = _group(cut, pd.DataFrame({"o": old, "n": new, "up": newly, "down": no_longer}))
-    outcomes = [rows.loc[chosen, label].dropna() if label in rows else pd.Series() for chosen in (newly, no_longer)]
-    shares = [float(found.mean()) if len(found) else None for found in outcomes]
     return Effects(
         requests=len(rows),
         days=int(pd.to_datetime(rows[pipeline.event_time]).dt.normalize().nunique()),
@@ -124,10 +113,6 @@ def measure_effects(run: Run, pipeline: Pipeline) -> Effects | None:
         alerts_after=int(new.sum()),
         newly=int(newly.sum()),
         no_longer=int(no_longer.sum()),
-        newly_label_share=shares[0],
-        no_longer_label_share=shares[1],
-        newly_mature=len(outcomes[0]),
-        no_longer_mature=len(outcomes[1]),
         groups=groups,
         small=small,
     )
