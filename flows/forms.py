@@ -21,6 +21,7 @@ from sundial.release.approval import (
 from sundial.release.codes import needs_code
 from sundial.release.evidence import Kind
 from sundial.release.questions import Question, ask_question, find_question
+from sundial.release.rules import read_rules
 from sundial.runs import Run
 from sundial.settings import Settings, load_settings
 
@@ -87,7 +88,8 @@ def ask_person(run: Run, pipeline: Pipeline, kind: Kind, evidence: str) -> Decis
     """
     settings = load_settings()
     present = version_in_production(pipeline.name, settings)
-    question = ask_question(run, kind, evidence, pipeline.schedule.approval_expires, production=present)
+    rules = read_rules(pipeline, settings)
+    question = ask_question(run, kind, evidence, pipeline.schedule.approval_expires, production=present, rules=rules)
     attempt = 0
     while True:
         form = make_form(run, pipeline, question.before(attempt), settings)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
+from pydantic import SecretStr
 
 from sundial.declarations import SegmentSpec
-from sundial.errors import EvidenceChangedError
+from sundial.errors import EvidenceChangedError, SundialError
 from sundial.execution.approval_page import render_approval
 from sundial.formats import hash_file, read_json, write_json_atomically
 from sundial.pipeline import Pipeline
@@ -22,6 +25,7 @@ from sundial.release.environment import record_environment
 from sundial.release.models import build_model_folder
 from sundial.release.questions import ask_question
 from sundial.release.registry import Registry
+from sundial.release.rules import read_rules
 from sundial.runs import Run
 from sundial.settings import Settings
 from tests.release.conftest import (  # noqa: F401  fixtures
@@ -194,3 +198,118 @@ def test_effects_of_nothing_are_nothing(judged: Run, toys: Pipeline) -> None:  #
     """Before a comparison there is nothing to count."""
     assert None is measure_effects(judged, toys)
     assert hash_file(judged.folder / "gates.json")
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """List the paths to what a JSON document says; of many alike only the first and the last."""
+    if isinstance(value, dict):
+        keys = list(value)
+        for key in keys if len(keys) <= 12 else [keys[0], keys[-1]]:
+            yield from leaves(value[key], (*path, key))
+    elif isinstance(value, list):
+        for index in sorted({0, len(value) - 1}) if value else ():
+            yield from leaves(value[index], (*path, index))
+    else:
+        yield path
+
+
+def other(value: Any) -> Any:
+    """Give another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 0.25 if isinstance(value, float) else value + 1
+    return f"{value or ''}9"
+
+
+def changed(document: Any, path: tuple[Any, ...]) -> Any:
+    """Copy a document with one value changed."""
+    copied = json.loads(json.dumps(document))
+    place = copied
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = other(place[path[-1]])
+    return copied
+
+
+def test_whatever_the_page_shows_is_bound(
+    compared: Run,
+    make_run: Callable[..., Run],  # noqa: F811  a fixture
+    registry: Registry,  # noqa: F811  a fixture
+    toys: Pipeline,
+    settings: Settings,  # noqa: F811  a fixture
+    tmp_path: Path,
+) -> None:
+    """Each value of each record of the run, changed alone: where the page would be another, so is the evidence."""
+    earlier = promote_before(make_run, registry, toys, tmp_path / "servable")
+    for one in (earlier, compared):
+        record_environment(one)
+        for stage in one.stages():
+            write_notebook(one, stage, {"a": f"x = '{one.name}'" if stage == "06_train_model" else "x = 1"})
+    compared.update(experiment="experiment-toy", experimenter="Ada")
+    certificate = {"verdict": "explained", "sentence": "9 of 10 figures are equal", "items": [{"stage": "06"}]}
+    write_json_atomically(compared.folder / "parity.json", certificate)
+    compared.update_stage("09_deploy_shadow", scraps={"requests_tried": 32, "latency_p95_ms": 8.1})
+    compared.update_stage(
+        "06_train_model", parameters={"max_iter": 400}, scraps={"examples_helped": {"roc_auc": MONEY}}
+    )
+    page = render_approval(compared, toys, settings)
+    signed, evidence = page.read_bytes(), evidence_hash(compared)
+    for part in ("9 of 10 figures are equal", "32 requests, answered as scored", "Ada started this experiment"):
+        assert part in text_of(page), part
+
+    seen = 0
+    for path in sorted(compared.folder.rglob("*.json")):
+        whole = path.read_bytes()
+        for place in leaves(json.loads(whole)):
+            path.write_text(json.dumps(changed(json.loads(whole), place)))
+            try:
+                shown = render_approval(compared, toys, settings).read_bytes()
+            except SundialError:  # refused before anything is shown
+                continue
+            finally:
+                page.write_bytes(signed)
+                bound = evidence_hash(compared) != evidence
+                path.write_bytes(whole)
+            seen += shown != signed
+            assert bound or shown == signed, f"{path.name} {place} is shown and not bound"
+
+    assert evidence == evidence_hash(compared)
+    assert seen > 60, "the page shows what is changed here"
+
+
+def test_whatever_the_page_shows_of_the_rules_is_kept(
+    compared: Run,
+    make_run: Callable[..., Run],  # noqa: F811  a fixture
+    registry: Registry,  # noqa: F811  a fixture
+    toys: Pipeline,
+    settings: Settings,  # noqa: F811  a fixture
+    tmp_path: Path,
+) -> None:
+    """Of pipeline.yaml and the settings: where a change makes another page, an answer is refused, and says what."""
+    promote_before(make_run, registry, toys, tmp_path / "servable")
+    compared.update(experiment="experiment-toy", experimenter="Ada")
+    asked_settings = settings.model_copy(update={"approver_secrets": {"ada": SecretStr("JBSWY3DPEHPK3PXP")}})
+    signed = render_approval(compared, toys, asked_settings).read_bytes()
+    evidence = evidence_hash(compared)
+    expires = toys.schedule.approval_expires
+    ask_question(compared, "approval", evidence, expires, rules=read_rules(toys, asked_settings))
+    check_approval(compared, evidence, toys, "grace", settings=asked_settings)
+
+    label = toys.label.model_copy(update={"column": "cracked"})
+    others = {
+        "title": "Toys that last",
+        "question": "Will it last?",
+        "approvers": ("ada", "grace", "mallory"),
+        "self_approval": True,
+        "label": label,
+        "segments": (SegmentSpec(name="producer", columns=("maker",)),),
+    }
+    for name, value in others.items():
+        edited = toys.model_copy(update={name: value})
+        assert signed != render_approval(compared, edited, asked_settings).read_bytes(), name
+        (compared.folder / "approval.html").write_bytes(signed)
+        with pytest.raises(EvidenceChangedError, match=f"other rules: {name} was"):
+            check_approval(compared, evidence, edited, "grace", settings=asked_settings)
+    with pytest.raises(EvidenceChangedError, match="one-time code was 'ada' and is 'nobody'"):
+        check_approval(compared, evidence, toys, "grace", settings=settings)

@@ -80,18 +80,28 @@ def test_a_good_answer_is_taken_and_may_be_read_again(judged: Run, pipeline: Pip
         ("08_evaluate_business/outputs/policy.json", "08_evaluate_business/policy changed in between"),
         ("10_compare_shadow/outputs/comparison.json", "10_compare_shadow/comparison changed in between"),
         ("gates.json", "gates/comparison changed in between"),
+        ("10_compare_shadow/stage.json", "10_compare_shadow/record changed in between"),
+        ("manifest.json", "manifest changed in between"),
+        ("environment.json", "environment.json changed in between"),
+        ("parity.json", "parity.json changed in between"),
     ],
 )
 def test_each_bound_file_is_named_when_it_changed(
     judged: Run, pipeline: Pipeline, settings: Settings, file: str, part: str
 ) -> None:
-    """Model, notebook, threshold, comparison, verdict: exchanged after the question, it is refused by its name."""
+    """Each that is shown, from the model to the parity certificate: exchanged after the question, it is named."""
+    for name in ("environment.json", "parity.json"):
+        write_json_atomically(judged.folder / name, {})
     evidence = ask(judged)
     path = judged.folder / file
     if file == "gates.json":
         verdicts = read_json(path)
         verdicts["comparison"]["results"][0]["observed"] = 0.5
         write_json_atomically(path, verdicts)
+    elif file == "manifest.json":
+        judged.update(started_by="somebody else")
+    elif file.endswith("stage.json"):
+        judged.update_stage("10_compare_shadow", scraps={"completeness": 0.5})
     else:
         path.write_bytes(path.read_bytes() + b" ")
 

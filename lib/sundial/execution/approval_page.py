@@ -19,7 +19,7 @@ from sundial.release.approval import experimenter
 from sundial.release.changes import Changes, compare_runs
 from sundial.release.codes import needs_code
 from sundial.release.effects import COMPARISON, Effects, Waiting, measure_effects, measure_waiting
-from sundial.release.evidence import PAGE, verdicts_of
+from sundial.release.evidence import PAGE, PARITY, verdicts_of
 from sundial.release.registry import Registry
 from sundial.release.tables import Table, is_estimate, lay_out, matrix
 from sundial.runs import Run
@@ -69,6 +69,7 @@ def render_approval(run: Run, pipeline: Pipeline, settings: Settings | None = No
         "Run": run.name,
         "Commit": str(manifest.get("commit") or "")[:10] + (", with changes" if manifest.get("dirty") else ""),
         "Started by": experimenter(run) or manifest.get("started_by") or "unknown",
+        **_proofs(run),
     }
     page = {
         "kicker": f"{pipeline.title} · approval",
@@ -104,6 +105,22 @@ def render_approval(run: Run, pipeline: Pipeline, settings: Settings | None = No
         "promotion is refused when they, a notebook, the model or a verdict are changed after the question.",
     }
     return write_page("approval", run.folder / PAGE, page)
+
+
+def _proofs(run: Run) -> dict[str, str]:
+    """Say what is proven: that a fresh server answers as the model scores, and that a release is its experiment."""
+    facts = {}
+    tried = run.scraps().get("09_deploy_shadow", {})
+    if tried.get("requests_tried"):
+        facts["Tried on a fresh server"] = (
+            f"{tried['requests_tried']:,} requests, answered as scored, 95 % within {tried['latency_p95_ms']:.3g} ms"
+        )
+    if run.manifest().get("experiment"):
+        certificate = read_json(run.folder / PARITY) if (run.folder / PARITY).is_file() else {}
+        facts["Ships"] = f"{run.manifest()['experiment']}; parity {certificate.get('verdict', 'not proven')}"
+        if certificate.get("sentence"):
+            facts["Ships"] += f": {certificate['sentence']}"
+    return facts
 
 
 def _currency(run: Run) -> str:

@@ -23,10 +23,9 @@ from sundial.execution.runner import notebook_of, parameters_of
 from sundial.formats import write_json_atomically
 from sundial.pipeline import Pipeline
 from sundial.reads import UNREPEATABLE
+from sundial.release.evidence import PARITY
 from sundial.runs import Run, list_runs, now, open_run
 from sundial.settings import Settings
-
-PARITY = "parity.json"
 
 
 def find_experiment(name: str, pipeline: Pipeline, settings: Settings) -> Run:

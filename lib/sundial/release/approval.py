@@ -6,8 +6,9 @@ from sundial.errors import AnswerRefusedError, ApprovalRefusedError, EvidenceCha
 from sundial.pipeline import Pipeline
 from sundial.release.codes import needs_code, use_code
 from sundial.release.decisions import ANSWERS_TO, Answer, Decision, decided, decisions, record_decision
-from sundial.release.evidence import SHORT, Kind, evidence_hash, evidence_parts, evidence_summary
+from sundial.release.evidence import SHORT, Kind, evidence_hash, evidence_parts, evidence_summary, experimenter
 from sundial.release.questions import find_question, refuse_answer
+from sundial.release.rules import find_changed, read_rules
 from sundial.runs import Run, list_runs, now
 from sundial.settings import Settings, load_settings
 
@@ -56,7 +57,7 @@ def check_approval(
     Raises
     ------
     EvidenceChangedError
-        When the files are not what was shown; names those that changed.
+        When the files, or the rules of pipeline.yaml, are not what was shown; names those that changed.
     AnswerRefusedError
         When this person may not decide, and another may.
     ApprovalRefusedError
@@ -81,6 +82,12 @@ def check_approval(
             f"the question about {run.name} expired at {question.expires_at}: it was asked at {question.asked_at}, and "
             "evidence grows old",
             hint=f"run the {BEFORE[kind]} again to ask anew",
+        )
+    changed = find_changed(question.rules, read_rules(pipeline, settings or load_settings()))
+    if changed:
+        raise EvidenceChangedError(
+            f"the question about {run.name} was asked under other rules: {'; '.join(changed)}",
+            hint=f"find out who changed pipeline.yaml or the settings, and run the {BEFORE[kind]} again to ask anew",
         )
     if kind == "approval" and question.production:
         present = version_in_production(run.pipeline, settings)
@@ -144,25 +151,14 @@ def _check_person(run: Run, pipeline: Pipeline, name: str, kind: Kind) -> None:
     if pipeline.approvers and who not in pipeline.approvers:
         raise AnswerRefusedError(
             f"{who!r} may not decide about {pipeline.name}: {', '.join(pipeline.approvers)} may",
-            hint=f"ask one of them, or add the name to approvers in {pipeline.folder / 'pipeline.yaml'}",
+            hint=f"ask one of them; whom you add to approvers in {pipeline.folder / 'pipeline.yaml'} may answer "
+            "the next question",
         )
     if kind == "approval" and who.casefold() == experimenter(run).casefold() and not pipeline.self_approval:
         raise AnswerRefusedError(
             f"{who} started the experiment that {run.name} was made from, and may not approve it",
             hint="ask another approver; where there is no other, 'self_approval: true' in pipeline.yaml says so openly",
         )
-
-
-def experimenter(run: Run) -> str:
-    """Name who started the experiment that a candidate was made from; empty for a scheduled one.
-
-    Read from the run's manifest: ``experimenter``, or else who started the run that ``experiment`` names.
-    """
-    manifest = run.manifest()
-    if manifest.get("experimenter") or not manifest.get("experiment"):
-        return str(manifest.get("experimenter") or "").strip()
-    source = Run(run.folder.parent / str(manifest["experiment"]))
-    return str(source.manifest().get("started_by") or "").strip() if source.folder.is_dir() else ""
 
 
 def take_decision(

@@ -36,9 +36,13 @@ JUDGED = (
     "10_compare_shadow",
     "12_monitor_production",
 )
-# Of the run as a whole: the page that is signed, and what was installed.
+# Of the run as a whole: the page that is signed, what was installed, and the proof that it is its experiment's.
 PAGE = "approval.html"
-FILES = (PAGE, "environment.json")
+PARITY = "parity.json"
+FILES = (PAGE, "environment.json", PARITY)
+# Of a stage's record and of the run's manifest: what is shown, but nothing that a later step writes there.
+RECORDED = ("as_of", "status", "parameters", "notebook_sha256", "executed_sha256", "inputs", "outputs", "scraps")
+WHO = ("pipeline", "as_of", "kind", "commit", "dirty", "started_by", "experiment", "name", "parameters", "notebooks")
 SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
     "approval": (
         ("Shadow and production on the same requests", "10_compare_shadow", ""),
@@ -74,8 +78,9 @@ def evidence_parts(run: Run, *, kind: Kind = "approval") -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Name to SHA-256, or ``missing``: the executed notebook of each stage that was run, the outputs from the model
-        on, the page that is signed, what was installed, and the verdicts of the gates.
+        Name to SHA-256, or ``missing``: the executed notebook and the record of each stage that was run (with its
+        scraps and parameters), the outputs from the model on, the page that is signed, what was installed, the parity
+        certificate, who made the run from what, and the verdicts of the gates.
     """
     parts: dict[str, str] = {}
     for stage, record in run.stages().items():
@@ -86,12 +91,19 @@ def evidence_parts(run: Run, *, kind: Kind = "approval") -> dict[str, str]:
             files |= {name: run.folder / output["path"] for name, output in record.get("outputs", {}).items()}
         for name, path in files.items():
             parts[f"{stage}/{name}"] = hash_file(path) if path.is_file() else "missing"
+        parts[f"{stage}/record"] = _hash({name: record.get(name) for name in RECORDED})
+    manifest = run.manifest()
+    parts["manifest"] = _hash({name: manifest.get(name) for name in WHO} | {"experimenter": experimenter(run)})
     for name in FILES:
         if (run.folder / name).is_file():
             parts[name] = hash_file(run.folder / name)
     for step, results in verdicts_of(run, kind).items():
-        parts[f"gates/{step}"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+        parts[f"gates/{step}"] = _hash(results)
     return parts
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def evidence_hash(run: Run, *, kind: Kind = "approval") -> str:
@@ -110,7 +122,19 @@ def evidence_hash(run: Run, *, kind: Kind = "approval") -> str:
         64 hexadecimal digits; people see the first 12.
     """
     parts = {"run": run.name, "kind": kind, **evidence_parts(run, kind=kind)}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return _hash(parts)
+
+
+def experimenter(run: Run) -> str:
+    """Name who started the experiment that a candidate was made from; empty for a scheduled one.
+
+    Read from the run's manifest: ``experimenter``, or else who started the run that ``experiment`` names.
+    """
+    manifest = run.manifest()
+    if manifest.get("experimenter") or not manifest.get("experiment"):
+        return str(manifest.get("experimenter") or "").strip()
+    source = Run(run.folder.parent / str(manifest["experiment"]))
+    return str(source.manifest().get("started_by") or "").strip() if source.folder.is_dir() else ""
 
 
 def evidence_summary(

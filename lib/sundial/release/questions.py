@@ -7,6 +7,7 @@ the refusals that it has already given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -38,6 +39,8 @@ class Question:
         Why answers did not count, in their order.
     production : str
         The version in production that the candidate was shown beside, or ``none``; empty when it was not recorded.
+    rules : dict of str to str
+        What was shown of pipeline.yaml and the settings; see `sundial.release.rules`.
     """
 
     kind: Kind
@@ -47,6 +50,7 @@ class Question:
     parts: dict[str, str] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     production: str = ""
+    rules: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> int:
@@ -76,7 +80,15 @@ def find_question(run: Run, kind: Kind, evidence: str) -> Question:
     return found[0] if found else Question(kind, evidence)
 
 
-def ask_question(run: Run, kind: Kind, evidence: str, lasts: timedelta, *, production: str = "") -> Question:
+def ask_question(
+    run: Run,
+    kind: Kind,
+    evidence: str,
+    lasts: timedelta,
+    *,
+    production: str = "",
+    rules: Mapping[str, str] | None = None,
+) -> Question:
     """Write down that a question is asked; asked again about the same evidence, it stays as it was.
 
     Parameters
@@ -91,6 +103,8 @@ def ask_question(run: Run, kind: Kind, evidence: str, lasts: timedelta, *, produ
         How long an answer counts.
     production : str
         The version in production now, or ``none``.
+    rules : mapping, optional
+        What is shown of pipeline.yaml and the settings.
 
     Returns
     -------
@@ -108,6 +122,7 @@ def ask_question(run: Run, kind: Kind, evidence: str, lasts: timedelta, *, produ
             (moment + lasts).isoformat(timespec="seconds"),
             evidence_parts(run, kind=kind),
             production=production,
+            rules=dict(rules or {}),
         )
         _write(run, [*read_questions(run), asked])
     return asked
