@@ -9,6 +9,7 @@ from prefect import serve
 from prefect.schedules import Cron
 
 from flows.comparison import comparison
+from flows.expiry import expiry
 from flows.monitoring import monitoring
 from flows.promotion import promotion
 from flows.release import release
@@ -39,7 +40,7 @@ def main(names: list[str]) -> None:
         )
         deployments += [
             flow.to_deployment(name, tags=[*tags, f"flow:{flow.name}"])
-            for flow in (comparison, promotion, watch, monitoring, review, rollback)
+            for flow in (comparison, promotion, watch, monitoring, review, rollback, expiry)
         ]
     with kernel_server(load_settings()):
         # a clean stop must not switch the schedule off

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field, create_model
 
-from sundial.errors import AnswerRefusedError, ApprovalRefusedError
+from flows.stages import start
+from sundial.errors import AnswerRefusedError, ApprovalError, ApprovalRefusedError
+from sundial.operations.handover import end_expiry
 from sundial.pipeline import Pipeline
 from sundial.release.approval import (
     ANSWERS_TO,
@@ -25,6 +28,7 @@ from sundial.release.rules import read_rules
 from sundial.runs import Run
 from sundial.settings import Settings, load_settings
 
+MARGIN = timedelta(seconds=15)  # an answer of the last second is being taken
 QUESTIONS: dict[Kind, str] = {
     # Prefect's dialog closes a list that is opened beside its arrow
     "approval": "Promote the candidate? Evidence {evidence} (The list opens at its arrow.)",
@@ -64,6 +68,7 @@ def ask_person(run: Run, pipeline: Pipeline, kind: Kind, evidence: str) -> Decis
     """Suspend the flow until a person has answered; an answer that does not count is asked for again.
 
     Resuming enters the flow from the top: each answer is read again, and refused or taken as it was the first time.
+    When the time of the question is over without an answer, the flow ``expiry`` says so.
 
     Parameters
     ----------
@@ -90,6 +95,20 @@ def ask_person(run: Run, pipeline: Pipeline, kind: Kind, evidence: str) -> Decis
     present = version_in_production(pipeline.name, settings)
     rules = read_rules(pipeline, settings)
     question = ask_question(run, kind, evidence, pipeline.schedule.approval_expires, production=present, rules=rules)
+    asked = {"pipeline": pipeline.name, "run": run.name, "kind": kind, "evidence": evidence}
+    expires = datetime.fromisoformat(question.expires_at) + MARGIN
+    start("expiry", run, asked, key=f"expiry {kind} {run.name} {evidence}", at=expires)
+    try:
+        decision = _wait_for_answer(run, pipeline, question, settings)
+    except ApprovalError:  # it ends here, and is told
+        end_expiry(run, evidence, settings)
+        raise
+    end_expiry(run, evidence, settings)
+    return decision
+
+
+def _wait_for_answer(run: Run, pipeline: Pipeline, question: Question, settings: Settings) -> Decision:
+    kind, evidence = question.kind, question.evidence
     attempt = 0
     while True:
         form = make_form(run, pipeline, question.before(attempt), settings)

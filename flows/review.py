@@ -33,5 +33,6 @@ def review(pipeline: str, run: str, evidence: str, as_of: str) -> Any:
         asked = {"pipeline": pipeline, "name": decision.name, "reason": decision.reason}
         start("rollback", opened, asked, key=f"rollback {run} {evidence}")
     elif decision.decision == "retrain now":
-        start("release", opened, {"pipeline": pipeline}, key=f"retrain {run} {evidence}")
+        # as of now, not of Monday: only so the newest labels and the examples that were just written are learned from
+        start("release", opened, {"pipeline": pipeline, "as_of": as_of}, key=f"retrain {run} {evidence}")
     return show(opened)

@@ -8,6 +8,7 @@ import pytest
 
 from sundial.formats import read_json
 from sundial.operations.notices import read_notices
+from sundial.operations.status import wait_for_version
 from tests.e2e.conftest import ENDED, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -33,7 +34,7 @@ def assert_broken(system: System, flow_run, stage: str) -> None:
 
 
 def test_every_flow_fails_with_stage_cell_and_report_and_goes_on_when_mended(system: System, in_production: int):
-    """06, 10, 11, 12 and 13 fail in turn: state, message, report and notice name the stage; mended, each goes on."""
+    """06, 10, 11, 12 and 13 fail in turn, each named; mended, each goes on, up to the rollback that a review asks for."""
     before = system.production()
     released = None
     with system.sabotaged("06_train_model"):
@@ -75,11 +76,19 @@ def test_every_flow_fails_with_stage_cell_and_report_and_goes_on_when_mended(sys
 
     question = system.wait(system.flow_run("review", run), ("PAUSED",))
     with system.sabotaged("13_review_production"):
-        system.api.answer(question, {**ANSWER, "decision": "keep"})
+        system.api.answer(question, {**ANSWER, "decision": "roll back"})
         assert_broken(system, question, "13_review_production")
+    assert before < system.production(), "nothing is put back before the answer's stage has succeeded"
     system.now(question)
     assert "COMPLETED" == system.wait(question, ENDED).state
     assert run.succeeded("13_review_production")
+
+    # the answer was 'roll back': the version before answers again, in the reviewer's name
+    assert "COMPLETED" == system.wait(system.flow_run("rollback", run), ENDED).state
+    assert before == system.production()
+    wait_for_version(system.settings, str(before))
+    last = system.registry.history("tiny")[-1]
+    assert ("reviewer", "rollback: as the evidence says") == (last.by, last.reason)
 
 
 def test_a_failed_gate_stops_the_release_with_one_sentence(system: System, in_production: int):

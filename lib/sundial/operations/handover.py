@@ -77,9 +77,9 @@ def supersede(run: Run, settings: Settings | None = None) -> list[str]:
     """
     ended = []
     with PrefectApi(settings=settings) as api:
-        for flow in ("comparison", "promotion"):
+        for flow in ("comparison", "promotion", "expiry"):
             for found in api.find(run.pipeline, flow=flow, states=["SCHEDULED", "PENDING", "PAUSED"]):
-                if found.run != run.name:
+                if found.run != run.name and found.parameters.get("kind") != "review":
                     api.set_state(found, "CANCELLED", name="Superseded", message=f"superseded by {run.name}")
                     ended.append(found.name)
     return ended
@@ -93,3 +93,11 @@ def withdraw(run: Run, decision: Decision, settings: Settings | None = None) -> 
         registry.delete_alias(
             run.pipeline, "shadow", by=decision.name, reason=f"rejected: {decision.reason}", evidence=decision.evidence
         )
+
+
+def end_expiry(run: Run, evidence: str, settings: Settings | None = None) -> None:
+    """Take back the alarm that was set for the end of a question, since it has been answered."""
+    with PrefectApi(settings=settings) as api:
+        for found in api.find(run.pipeline, flow="expiry", run=run.name, states=["SCHEDULED", "PENDING"]):
+            if found.parameters.get("evidence") == evidence:
+                api.set_state(found, "CANCELLED", name="Answered", message="the question was answered in time")
