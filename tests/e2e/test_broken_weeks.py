@@ -34,7 +34,7 @@ def assert_broken(system: System, flow_run, stage: str) -> None:
 
 
 def test_every_flow_fails_with_stage_cell_and_report_and_goes_on_when_mended(system: System, in_production: int):
-    """06, 10, 11, 12 and 13 fail in turn, each named; mended, each goes on, up to the rollback that a review asks for."""
+    """06, 10, 11, 12 and 13 fail in turn, each named; mended, each goes on, up to the rollback a review asks for."""
     before = system.production()
     released = None
     with system.sabotaged("06_train_model"):
