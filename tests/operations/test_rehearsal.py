@@ -54,18 +54,46 @@ def callers(url: str, row: dict[str, object]) -> Iterator[list[tuple[int, str]]]
             thread.join()
 
 
+@contextmanager
+def neighbour(port: int) -> Iterator[list[str]]:
+    """Let the model server of another pipeline listen on a port; give what it was asked."""
+    asked: list[str] = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = b'{"pipeline": "other", "version": "7"}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield asked
+        server.shutdown()
+
+
 def test_under_load_the_way_back_is_walked_and_no_request_fails(
-    register: Callable[[int], int], registry: Registry, server: str
+    register: Callable[[int], int], registry: Registry, server_beside: str
 ) -> None:
-    """Forward, back byte for byte, forward; callers get answers of either version, and the samples are in no window."""
+    """Forward, back byte for byte, forward; callers get answers of either version, and the samples are in no window.
+
+    It is one of several pipelines, and the server of another, on the port of the settings, is asked nothing.
+    """
     first, second = register(0), register(1)
     settings = load_settings()
-    _, nothing = promote("toy", first, **SIGNED, settings=settings)
-    assert nothing.said == f"version {first} is the first in production: there is nothing to go back to"
+    with neighbour(settings.serve_port) as asked:
+        _, nothing = promote("toy", first, **SIGNED, settings=settings)
+        assert nothing.said == f"version {first} is the first in production: there is nothing to go back to"
 
-    with callers(server, {"maker": "acme", "price": 3.0, "parts": 7, "imported": False}) as seen:
-        move, walked = promote("toy", second, **SIGNED, settings=settings)
-        time.sleep(0.2)
+        with callers(server_beside, {"maker": "acme", "price": 3.0, "parts": 7, "imported": False}) as seen:
+            move, walked = promote("toy", second, **SIGNED, settings=settings)
+            time.sleep(0.2)
+    assert [] == asked
 
     assert ("running", first, second) == (walked.server, walked.previous, walked.version)
     assert ["before", "candidate answers", "switched back", "switched forward"] == [
