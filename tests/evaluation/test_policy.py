@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sundial.evaluation.guardrail import compare_groups
-from sundial.evaluation.policy import compare_shares, fit_score_map, largest_shift, share_threshold
+from sundial.evaluation.policy import choose_threshold, compare_shares, fit_score_map, largest_shift, share_threshold
 from sundial.evaluation.segments import count_cells
 from tests.benchmarks.simulation import PLACE, THRESHOLD, simulate_week, value
 
@@ -30,6 +30,20 @@ def test_without_scores_there_is_no_threshold():
     """Nothing can be chosen on nothing."""
     with pytest.raises(ValueError, match="no scores"):
         share_threshold([], 0.1)
+
+
+def test_a_threshold_is_chosen_and_says_what_it_rests_on():
+    """The pipeline's own, unless one is given or production's share is to be kept; both at once is refused."""
+    random = np.random.default_rng(0)
+    found, decisions = random.random(1000), random.random(1000) < 0.123
+    kept, basis = choose_threshold(0.4, "break even", found, keep_share_of=decisions)
+
+    assert (0.4, "break even") == choose_threshold(0.4, "break even", found)
+    assert (0.7, "parameter") == choose_threshold(0.4, "break even", found, given=0.7)
+    assert decisions.mean() == pytest.approx((found >= kept).mean())
+    assert f"production's share of alerts, {100 * decisions.mean():.1f} % of 1,000 rows" == basis
+    with pytest.raises(ValueError, match="choose one"):
+        choose_threshold(0.4, "break even", found, given=0.7, keep_share_of=decisions)
 
 
 @given(scores, scores, st.floats(0.02, 0.98))

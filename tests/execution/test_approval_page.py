@@ -70,6 +70,14 @@ def compared(judged: Run, settings: Settings) -> Run:  # noqa: F811  fixtures
     save(judged, "10_compare_shadow", comparison={"rows": rows}, joined=joined)
     scraps = judged.stage_record("10_compare_shadow")["scraps"]
     scraps["against_production"]["value"] = MONEY
+    scraps["policy"] = {
+        "threshold_for_the_same_share": 0.5128,
+        "alert_share_before": 0.1,
+        "alert_share_after": 0.14,
+        "largest_shift_of_a_group": 0.1,
+        "largest_shift_then": 0.021,
+    }
+    judged.update_stage("08_evaluate_business", parameters={"keep_alert_share": False})
     scraps["guardrail"] = {"worse": {"maker=bobo": {"estimate": -0.1, "low": -0.2, "high": -0.01}}}
     judged.update_stage("10_compare_shadow", scraps=scraps)
     return judged
@@ -117,6 +125,10 @@ def test_it_says_what_will_be_different_and_to_whom(
         "1 more values had fewer than 50 requests",
         "Newly alerted: 31 requests; of 88 with a mature label 31.0 % (24.1 % to 38.2 %) had broken = 1; "
         "to decide so about as many as these is worth 238 (−14 to 490).",
+        "It alerts from a score of 0.4 on: economics.",
+        "From 0.5128 on it would have alerted in that week as often as production, for 10.0 % of requests instead "
+        "of 14.0 %; the share of a group would move by at most 2.1 points instead of 10.0. The ranking is the same.",
+        "--as-of 2013-09-30 --set 08_evaluate_business.keep_alert_share=true --name same-share",
         "95 % intervals: jackknife over 5 days, paired jackknife over 5 days.",
         "maker=bobo",
         "Keeping version 1 another week (700 requests) is expected to cost 35",
@@ -189,7 +201,8 @@ def test_what_changed_is_found_and_noise_is_not(
     assert {("b", "changed"), ("c", "removed"), ("d", "added")} == {(item.cell, item.kind) for item in changes.cells}
     assert {"06_train_model"} == {item.stage for item in changes.cells}
     assert next(item.lines for item in changes.cells if item.cell == "b") == (" y = 2", "+print(y)")
-    assert (("06_train_model", "max_iter", "200", "400"),) == changes.parameters.rows
+    share = ("08_evaluate_business", "keep_alert_share", "none", "no")
+    assert (("06_train_model", "max_iter", "200", "400"), share) == changes.parameters.rows
     assert [("pandas", "2.0")] == [row[:2] for row in changes.environment.rows]
     assert ("rows of training set (04)", "", "") not in changes.data.rows
 

@@ -85,6 +85,57 @@ def share_threshold(scores: npt.ArrayLike, share: float) -> float:
     return float(higher.min()) if len(higher) else above_all
 
 
+def choose_threshold(
+    own: float,
+    why: str,
+    scores: npt.ArrayLike,
+    *,
+    given: float = 0.0,
+    keep_share_of: npt.ArrayLike | None = None,
+) -> tuple[float, str]:
+    """Choose a candidate's threshold: its own, a given one, or the one that keeps the share of alerts where it is.
+
+    Parameters
+    ----------
+    own : float
+        What the pipeline would choose, such as where an alert breaks even.
+    why : str
+        What that rests on, in words.
+    scores : array-like of shape (rows,)
+        Of the candidate.
+    given : float
+        A threshold that a person gave; 0 for none.
+    keep_share_of : array-like of shape (rows,), optional
+        Decisions of production on the same rows, whose share of alerts is to be kept. No label is looked at, so that
+        choosing on these rows flatters no figure that is later computed on them.
+
+    Returns
+    -------
+    tuple of float and str
+        The threshold, and what it rests on, in words.
+
+    Raises
+    ------
+    ValueError
+        When a threshold is given and a share is to be kept: only one of them can be had.
+
+    Examples
+    --------
+    >>> choose_threshold(0.4, "break even", [0.1, 0.2, 0.3, 0.4], keep_share_of=[True, False, True, False])
+    (0.3, "production's share of alerts, 50.0 % of 4 rows")
+    """
+    if given and keep_share_of is not None:
+        raise ValueError("a threshold was given, and production's share of alerts is to be kept: choose one of them")
+    if given:
+        return given, "parameter"
+    if keep_share_of is None:
+        return own, why
+    decisions = np.asarray(keep_share_of, dtype=bool)
+    share = float(decisions.mean())
+    basis = f"production's share of alerts, {100 * share:.1f} % of {len(decisions):,} rows"
+    return share_threshold(scores, share), basis
+
+
 def fit_score_map(before: npt.ArrayLike, after: npt.ArrayLike, threshold: float, *, points: int = POINTS) -> ScoreMap:
     """Fit the map that gives new scores the distribution of old ones.
 

@@ -85,6 +85,7 @@ def render_approval(run: Run, pipeline: Pipeline, settings: Settings | None = No
         "cards": _cards(effects, waiting, currency),
         "effects": effects,
         "sentences": _say_effects(effects, _swaps(run), pipeline.label.column, currency),
+        "policy": _say_policy(run),
         "gates": describe_gates({step: {"results": found} for step, found in verdicts.items()}),
         "comparison": _comparison_tables(run),
         "changes": changes,
@@ -227,6 +228,37 @@ def _say_effects(effects: Effects | None, swaps: Mapping[str, Any], label: str, 
         methods |= {item["method"]: None for item in found.values() if _is_known(item)}
     if methods:
         said.append(f"In brackets 95 % intervals: {', '.join(methods)}.")
+    return said
+
+
+def _say_policy(run: Run) -> list[str]:
+    """Say from which score on it alerts, why, and what the threshold would do that keeps the share of alerts."""
+    record = run.stage_record("08_evaluate_business")
+    if "policy" not in record.get("outputs", {}):
+        return []
+    policy = read_json(run.verify_output("08_evaluate_business", "policy"))
+    said = [f"It alerts from a score of {policy['threshold']:.4g} on: {policy.get('basis') or 'nobody said why'}."]
+    found = run.scraps().get(COMPARISON, {}).get("policy")
+    if not isinstance(found, Mapping) or not math.isfinite(found["threshold_for_the_same_share"]):
+        return said
+    groups = [found["largest_shift_of_a_group"], found["largest_shift_then"]]
+    moved = (
+        f"; the share of a group would move by at most {100 * groups[1]:.1f} points instead of {100 * groups[0]:.1f}"
+        if all(map(math.isfinite, groups))
+        else ""
+    )
+    offered = found["threshold_for_the_same_share"]
+    before, after = _percent(found["alert_share_before"]), _percent(found["alert_share_after"])
+    said.append(
+        f"From {offered:.4g} on it would have alerted in that week as often as production, for {before} of requests "
+        f"instead of {after}{moved}. The ranking is the same."
+    )
+    if record.get("parameters", {}).get("keep_alert_share") is False:
+        said.append(
+            "To keep production's share of alerts, reject this candidate and ship the other: sundial experiment "
+            f"--as-of {run.as_of:%Y-%m-%d} --set 08_evaluate_business.keep_alert_share=true --name same-share, and "
+            "then sundial ship same-share. It goes through the same gates, shadow and approval."
+        )
     return said
 
 
