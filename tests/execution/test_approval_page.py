@@ -83,17 +83,18 @@ def compared(judged: Run, settings: Settings) -> Run:  # noqa: F811  fixtures
     return judged
 
 
-def promote_before(
+@pytest.fixture
+def earlier(
     make_run: Callable[..., Run],  # noqa: F811  a fixture
     registry: Registry,  # noqa: F811  a fixture
     toys: Pipeline,
-    folder: Path,
+    tmp_path: Path,
 ) -> Run:
     """Put an earlier release into production."""
-    earlier = make_run("2013-09-23", seed=1)
-    version = registry.register("toy", build_model_folder(earlier, folder, pipeline=toys))
+    made = make_run("2013-09-23", seed=1)
+    version = registry.register("toy", build_model_folder(made, tmp_path / "servable", pipeline=toys))
     registry.set_alias("toy", "production", version)
-    return earlier
+    return made
 
 
 def text_of(page: Path) -> str:
@@ -104,14 +105,11 @@ def text_of(page: Path) -> str:
 
 def test_it_says_what_will_be_different_and_to_whom(
     compared: Run,
-    make_run: Callable[..., Run],  # noqa: F811  a fixture
-    registry: Registry,  # noqa: F811  a fixture
+    earlier: Run,
     toys: Pipeline,
     settings: Settings,  # noqa: F811  a fixture
-    tmp_path: Path,
 ) -> None:
     """One page: decisions a day, for whom they change, gates, money a week, the way back, and who may sign."""
-    promote_before(make_run, registry, toys, tmp_path / "servable")
     page = render_approval(compared, toys, settings)
     text = text_of(page)
 
@@ -247,14 +245,11 @@ def changed(document: Any, path: tuple[Any, ...]) -> Any:
 
 def test_whatever_the_page_shows_is_bound(
     compared: Run,
-    make_run: Callable[..., Run],  # noqa: F811  a fixture
-    registry: Registry,  # noqa: F811  a fixture
+    earlier: Run,
     toys: Pipeline,
     settings: Settings,  # noqa: F811  a fixture
-    tmp_path: Path,
 ) -> None:
     """Each value of each record of the run, changed alone: where the page would be another, so is the evidence."""
-    earlier = promote_before(make_run, registry, toys, tmp_path / "servable")
     for one in (earlier, compared):
         record_environment(one)
         for stage in one.stages():
@@ -293,14 +288,11 @@ def test_whatever_the_page_shows_is_bound(
 
 def test_whatever_the_page_shows_of_the_rules_is_kept(
     compared: Run,
-    make_run: Callable[..., Run],  # noqa: F811  a fixture
-    registry: Registry,  # noqa: F811  a fixture
+    earlier: Run,
     toys: Pipeline,
     settings: Settings,  # noqa: F811  a fixture
-    tmp_path: Path,
 ) -> None:
     """Of pipeline.yaml and the settings: where a change makes another page, an answer is refused, and says what."""
-    promote_before(make_run, registry, toys, tmp_path / "servable")
     compared.update(experiment="experiment-toy", experimenter="Ada")
     asked_settings = settings.model_copy(update={"approver_secrets": {"ada": SecretStr("JBSWY3DPEHPK3PXP")}})
     signed = render_approval(compared, toys, asked_settings).read_bytes()
