@@ -138,7 +138,7 @@ def _money(amount: float, currency: str) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "unknown" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
+    return "unknown" if share is None or not math.isfinite(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _is_known(found: Any) -> TypeGuard[Mapping[str, Any]]:
