@@ -360,20 +360,6 @@ def tabulate(compared: Mapping[str, Mapping[str, Estimate]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
-def tabulate_swaps(swaps: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Lay out what `list_swaps` returns as a table: one row a set, the ends of each interval beside its estimate."""
-    lines = {}
-    for name, found in swaps.items():
-        line: dict[str, float] = {}
-        for key, item in found.items():
-            if isinstance(item, Mapping):
-                line |= {key: item["estimate"], f"{key} low": item["low"], f"{key} high": item["high"]}
-            else:
-                line[key] = item
-        lines[name] = line
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("set")
-
-
 def scored_by_both(joined: pd.DataFrame) -> pd.DataFrame:
     """Keep the requests that both models gave a score: only these can be compared."""
     return joined[joined["shadow_score"].notna() & joined["production_score"].notna()]
