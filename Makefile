@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench-evidence bench-notebooks bench-cache bench-experiment lab up check format lock bench-instant bench-rollback bench-serving bench-shadow clean
+.PHONY: help setup demo test fuzz lab up check format lock bench-cache bench-evidence bench-experiment bench-instant bench-notebooks bench-rollback bench-serving bench-shadow bench-staleness clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -36,6 +36,9 @@ setup: $(READY)  ## make .venv with the exact versions of constraints.txt
 
 demo: $(READY)  ## turn the whole loop once (APPROVE=name answers in your place)
 	@$(BIN)/sundial demo $(if $(APPROVE),--approve "$$APPROVE")
+
+bench-staleness: $(READY)
+	@$(BIN)/python -m tests.benchmarks.staleness
 
 # files side by side, in the order that conftest.py gives them: a file's servers are its own
 test: $(READY)  ## run every test

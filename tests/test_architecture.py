@@ -29,6 +29,7 @@ LAYERS = (
     ("monitoring",),
     ("operations",),
     ("experiments",),
+    ("replay",),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -15,7 +15,7 @@ COMMANDS = ["up", "release", "approve", "rollback", "status", "serve", "shadow",
 COMMANDS += ["new", "try", "log"]
 COMMANDS += ["experiment", "ship", "ls", "diff", "rm"]
 COMMANDS += ["new", "try"]
-COMMANDS += ["history"]
+COMMANDS += ["history", "replay"]
 
 
 def test_there_is_a_command_for_each_thing_a_person_does():

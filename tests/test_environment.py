@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDED = [Requirement(text) for text in PROJECT["dependencies"]]
 DEV = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+# what a setting asks for, imported only then
+OPTIONAL = [
+    Requirement(text) for name, extra in PROJECT["optional-dependencies"].items() if name != "dev" for text in extra
+]
 LOCKED = [
     Requirement(line)
     for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -112,7 +116,7 @@ def test_what_is_imported_is_declared():
     """Everything that lib, flows and notebooks import is ours, Python's own, or a declared dependency."""
     from importlib.metadata import packages_distributions
 
-    declared = {canonicalize_name(item.name) for item in NEEDED}
+    declared = {canonicalize_name(item.name) for item in (*NEEDED, *OPTIONAL)}
     ours = {path.name for path in (ROOT / "lib").iterdir()} | {"flows"} | set(sys.stdlib_module_names)
     providers = packages_distributions()
     missing = {}

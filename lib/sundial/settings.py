@@ -128,6 +128,10 @@ class Settings(BaseSettings):
     approver_secrets : dict of str to SecretStr
         Secrets of one-time codes, base32, by the approver's name; who has one is asked for a code. As JSON, such as
         ``{"Ada Lovelace": "JBSW..."}``; notebooks never see it.
+    dask_scheduler : str
+        Address of a Dask scheduler that the steps of a replay are spread over; empty for processes of this machine.
+    replay_workers : int
+        Steps of a replay at a time; 0 is one a processor of this machine.
     """
 
     model_config = SettingsConfigDict(
@@ -154,6 +158,8 @@ class Settings(BaseSettings):
     shadow_deadline_ms: int = Field(default=10_000, ge=100)
     shadow_memory_mb: int = Field(default=2048, ge=64)
     approver_secrets: dict[str, SecretStr] = Field(default_factory=dict)
+    dask_scheduler: str = ""
+    replay_workers: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
     @classmethod

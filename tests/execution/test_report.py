@@ -213,8 +213,9 @@ def test_the_index_lists_runs_newest_first(run: Run) -> None:
     path = render_index()
     page = read(path)
 
-    assert ["Releases of demo", "Experiments of demo"] == [heading.get_text() for heading in page.select("main h2")]
-    assert {later.name, run.name, experiment.name} == {link.get_text() for link in page.select("td a")}
+    headings = [heading.get_text() for heading in page.select("main h2")]
+    assert ["Weeks of demo", "Releases of demo", "Experiments of demo"] == headings
+    assert {later.name, run.name, experiment.name} == {link.get_text() for link in page.select(".runs td a")}
     assert all((path.parent / link["href"]).resolve().is_file() for link in page.select("td a"))
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sundial.cli import decisions, experiments, pipelines, runs, shadows, system  # noqa: F401  they register commands
+from sundial.cli import decisions, experiments, pipelines, replay, runs, shadows, system  # noqa: F401  they register
 from sundial.cli.application import app
 from sundial.errors import SundialError
 

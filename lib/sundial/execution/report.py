@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sundial.execution.board import read_file
+from sundial.execution.delivery import describe_weeks
 from sundial.execution.pages import flatten, render_cells, show_number, write_page
 from sundial.execution.parameters import read_notebook
-from sundial.formats import read_json
+from sundial.pipeline import list_pipelines, load_pipeline
 from sundial.release.evidence import PAGE
 from sundial.runs import Run, list_runs
 from sundial.settings import Settings, load_settings
@@ -151,7 +153,7 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
 def _render_run(run: Run, settings: Settings) -> Path:
     """Render the page of a run alone."""
     manifest, records = run.manifest(), run.stages()
-    gates, decisions = describe_gates(_read(run, "gates.json", {})), _read(run, "decisions.json", [])
+    gates, decisions = describe_gates(read_file(run, "gates.json", {})), read_file(run, "decisions.json", [])
     longest = max((record.get("seconds") or 0 for record in records.values()), default=0) or 1
     stages = [
         {
@@ -174,7 +176,7 @@ def _render_run(run: Run, settings: Settings) -> Path:
         facts["On top of"] = manifest["base"]
     if manifest.get("experiment"):
         facts["Ships"] = (
-            f"{manifest['experiment']}, parity {_read(run, 'parity.json', {}).get('verdict', 'not proven')}"
+            f"{manifest['experiment']}, parity {read_file(run, 'parity.json', {}).get('verdict', 'not proven')}"
         )
     facts["Stages took"] = f"{sum(stage['seconds'] or 0 for stage in stages):,.1f} s"
     error = _describe_error(records[failed].get("error"), failed) if failed else _describe_failed_gate(gates)
@@ -226,6 +228,11 @@ def render_index(settings: Settings | None = None) -> Path:
         {"id": f"{kind}-{pipeline}", "title": f"{KINDS[kind]} of {pipeline}", "runs": runs}
         for (kind, pipeline), runs in ordered
     ]
+    boards = [
+        {"id": f"board-{name}", "title": f"Weeks of {name}", **describe_weeks(load_pipeline(name, settings), settings)}
+        for (kind, name), _ in ordered
+        if kind == "release" and name in list_pipelines(settings)
+    ]
     count = sum(len(group["runs"]) for group in described)
     return write_page(
         "index",
@@ -234,8 +241,9 @@ def render_index(settings: Settings | None = None) -> Path:
             "kicker": "Sundial",
             "title": "Runs",
             "lead": f"{count} run{'s' * (count != 1)}, newest first.",
+            "boards": boards,
             "groups": described,
-            "contents": [{"id": group["id"], "text": group["title"]} for group in described],
+            "contents": [{"id": item["id"], "text": item["title"]} for item in (*boards, *described)],
             "footer": f"Made from {settings.runs}.",
         },
     )
@@ -244,7 +252,7 @@ def render_index(settings: Settings | None = None) -> Path:
 def _describe_run(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a run in one line of the index."""
     records = run.stages()
-    gates, decisions = describe_gates(_read(run, "gates.json", {})), _read(run, "decisions.json", [])
+    gates, decisions = describe_gates(read_file(run, "gates.json", {})), read_file(run, "decisions.json", [])
     results = [result for group in gates for result in group["results"]]
     return {
         "name": run.name,
@@ -353,11 +361,6 @@ def _facts_of(manifest: Mapping[str, Any]) -> dict[str, str]:
         "Run": str(manifest["run"]),
         "Commit": commit + (", with changes" if manifest.get("dirty") else ""),
     }
-
-
-def _read(run: Run, name: str, default: Any) -> Any:
-    path = run.folder / name
-    return read_json(path) if path.exists() else default
 
 
 def _index_from(settings: Settings, folder: Path) -> str:

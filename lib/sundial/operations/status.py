@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pandas as pd
 
 from sundial.errors import ServiceError
+from sundial.execution.delivery import describe_weeks
 from sundial.monitoring.watch import read_watch
 from sundial.monitoring.weeks import list_weeks
 from sundial.operations.notices import read_notices
@@ -16,6 +19,9 @@ from sundial.pipeline import Pipeline
 from sundial.release.registry import Registry
 from sundial.runs import list_runs
 from sundial.settings import Settings
+
+WEEKS_SHOWN = 8  # what a terminal is wide enough for
+STARTED = timedelta(days=1)  # how long after its Monday began a week's release surely has
 
 
 def wait_for_version(
@@ -67,8 +73,8 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
     -------
     dict
         ``aliases``, ``server`` (its health, empty when down), ``prefect`` (bool), ``questions``, ``scheduled`` and
-        ``failed`` flow runs, ``weeks`` (when labels are mature, and reviews that are open or overdue), ``runs`` and
-        ``notices``; all JSON.
+        ``failed`` flow runs, ``weeks`` (when labels are mature, and reviews that are open or overdue), ``runs``,
+        ``notices`` and ``board`` (the last weeks, stage by stage, and how they were delivered); all JSON.
     """
     registry = Registry(settings)
     aliases = {}
@@ -86,8 +92,11 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
         for run in list_runs(pipeline.name, settings=settings)
         if run.kind != "scratch"
     ]
+    # of data that ends, a calendar says which week today stands for; there the last release is the last week
+    until = pd.Timestamp(pipeline.as_of(datetime.now(UTC) - STARTED)) if pipeline.calendar is None else None
     result: dict[str, Any] = {
         "pipeline": pipeline.name,
+        "board": describe_weeks(pipeline, settings, weeks=WEEKS_SHOWN, until=until),
         "aliases": aliases,
         "server": read_health(settings, pipeline.serve_url(settings)),
         "address": pipeline.serve_url(settings),

@@ -119,6 +119,41 @@ def print_summary(loop: Loop, *, seconds: float, peak_bytes: int) -> None:
     console.print("Next: make lab (the notebooks), make up (the long-lived system), sundial status", highlight=False)
 
 
+SAID = {
+    "succeeded": "{}",
+    "reused": "reused",
+    "failed": "FAILED {}",
+    "running": "runs",
+    "waiting": "WAITS",
+    "missing": "none",
+}
+COLORS = {"failed": "red", "waiting": "yellow", "missing": "red", "running": "yellow", "succeeded": "green"}
+
+
+def print_board(found: dict[str, Any], console: Console) -> None:
+    """Print the week board and the figures of delivery: weeks across, stages down, the first failure of each named."""
+    board = found["board"]
+    if not board["weeks"]:
+        return
+    table = Table(title="Weeks", title_justify="left", padding=(0, 0), pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for week in board["weeks"]:
+        table.add_column(week["date"][2:], justify="right", no_wrap=True)
+    for row in board["rows"]:
+        cells = [week["cells"][row] for week in board["weeks"]]
+        texts = [SAID.get(cell["status"], "").format(cell["text"])[:10] for cell in cells]
+        styles = [COLORS.get(cell["status"], "dim") for cell in cells]
+        table.add_row(row, *(f"[{style}]{text}[/]" for text, style in zip(texts, styles, strict=True)))
+    console.print()
+    console.print(table)
+    for week in board["weeks"]:
+        if week["first_failure"]:
+            why = week["cells"][week["first_failure"]]["title"]
+            console.print(f"  {week['date']}: {why}", highlight=False, markup=False, soft_wrap=True)
+    facts = ", ".join(f"{name.lower()} {value}" for name, value in board["facts"].items())
+    console.print(f"Delivery: {facts}", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_status(found: dict[str, Any], settings: Settings) -> None:
     """Print what :func:`sundial.operations.status.read_status` collected."""
     console = Console(width=None if os.isatty(1) else 110)
@@ -153,6 +188,7 @@ def print_status(found: dict[str, Any], settings: Settings) -> None:
         say("\nLatest notices")
         for notice in found["notices"]:
             say(f"  {notice['at']} {notice['flow']}: {notice['reason']}", highlight=False, soft_wrap=True)
+    print_board(found, console)
     if found["runs"]:
         table = Table(title="Latest runs", title_justify="left")
         for column in ("run", "as of", "succeeded", "failed"):

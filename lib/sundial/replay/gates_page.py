@@ -1,0 +1,145 @@
+"""The page that tries the gates: what each would have stopped at each bound, against what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from sundial.evaluation.backtest import Case, point_gates, sweep_gate, tabulate_gates
+from sundial.formats import write_value
+from sundial.pipeline import Gate
+from sundial.replay.cases import collect_cases, find_scraps
+from sundial.replay.charts import draw_sweeps
+from sundial.replay.plantings import PLANTINGS
+from sundial.replay.replays import Replay
+
+POINT_DROP = 0.01  # of the plain change gate as shown in the table; the sweep tries every other
+
+
+def describe_gates(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFrame]) -> dict[str, Any]:
+    """Describe the back-test of a pipeline's gates and of plain point gates beside them; writes its tables too."""
+    cases = collect_cases(replay, scores)
+    declared = [*replay.pipeline.gates.release, *replay.pipeline.gates.comparison]
+    plain = _plain_gates(replay)
+    table = tabulate_gates(declared, cases)
+    beside = tabulate_gates(plain, cases)
+    everything = pd.concat([table.assign(kind="declared"), beside.assign(kind="plain")], ignore_index=True)
+    write_value(replay.tables, "gates", everything)
+    sweeps = {gate.gate: sweep_gate(gate, cases) for gate in (*declared, *plain)}
+    swept = {name: found for name, found in sweeps.items() if not found.empty}
+    if swept:
+        write_value(replay.tables, "gates_sweep", pd.concat(swept.values(), ignore_index=True))
+    real = [case for case in cases if not case.planted]
+    counts = pd.Series([case.truth for case in real]).value_counts()
+    truths = ", ".join(f"{count} {truth}" for truth, count in counts.items())
+    return {
+        "lead": f"{len(real)} real releases ({truths}) and {len(cases) - len(real)} planted bad ones.",
+        "sections": [
+            _describe_table(table, "declared", "The gates as declared, each alone", cases),
+            *([_describe_table(beside, "plain", "Plain point gates, the baseline", cases)] if plain else []),
+            _describe_sweep(swept),
+            _describe_planted(cases),
+            _describe_real(real),
+        ],
+    }
+
+
+def _plain_gates(replay: Replay) -> list[Gate]:
+    absolute, change = find_scraps(replay.pipeline.gates.release)
+    bound = next((gate.at_least for gate in replay.pipeline.gates.release if gate.scrap == absolute), None)
+    if not absolute or not change or bound is None:
+        return []
+    return point_gates(absolute, change, lowest=bound, drop=POINT_DROP)
+
+
+def _describe_table(table: pd.DataFrame, name: str, title: str, cases: list[Case]) -> dict[str, Any]:
+    kinds = [kind for kind in PLANTINGS if kind in table]
+    rows = []
+    for line in table.to_dict("records"):
+        row = [line["gate"], line["judged"], line["stopped"], line["false_stops"]]
+        row += [f"{line['stopped_worse']} of {line['worse']}"]
+        rows.append([*row, *(f"{line[kind]} of {line[f'{kind} of']}" for kind in kinds)])
+    failed = sum(bool(case.planted and case.failed_stage) for case in cases)
+    return {
+        "id": name,
+        "title": title,
+        "prose": [
+            "A real release counts as worse when, on the requests of the week after its decision, it was worse than "
+            "the production that it was to replace: the 95 % interval of the difference of ROC AUC lies below zero. "
+            "Stopping any other is a false stop. The columns on the right are planted faults: stopped, of those made."
+        ],
+        "table": {"head": ["gate", "judged", "stopped", "false stops", "worse, stopped", *kinds], "rows": rows},
+        "notes": [f"{failed} planted releases were stopped by a failing stage before any gate."] if failed else [],
+    }
+
+
+def _describe_sweep(sweeps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    rows = []
+    for name, found in sweeps.items():
+        quiet = found[found["false_stops"] == 0]
+        best = quiet.sort_values("caught", kind="stable").iloc[-1] if len(quiet) else None
+        own = found[found["declared"]].iloc[0]
+        at = [best["bound"], f"{best['caught']} of {best['planted']}"] if best is not None else ["", ""]
+        rows.append([name, own["bound"], f"{own['caught']} of {own['planted']}", int(own["false_stops"]), *at])
+    head = [
+        "gate",
+        "declared bound",
+        "planted stopped",
+        "false stops",
+        "best bound without false stops",
+        "stopped there",
+    ]
+    return {
+        "id": "bounds",
+        "title": "At every bound",
+        "prose": ["Up and to the left is better: more planted bad releases stopped, fewer sound ones with them."],
+        "figures": [
+            {
+                "src": draw_sweeps({name: found for name, found in sweeps.items() if found["planted"].max() > 0}),
+                "alt": "Planted bad releases stopped over sound releases stopped, a line a gate",
+            }
+        ]
+        if any(found["planted"].max() > 0 for found in sweeps.values())
+        else [],
+        "table": {"head": head, "rows": rows},
+    }
+
+
+def _describe_planted(cases: list[Case]) -> dict[str, Any]:
+    rows = [
+        [
+            case.planted,
+            case.name,
+            case.failed_stage or "",
+            *([round(100 * case.later[end], 2) for end in ("estimate", "low", "high")] if case.later else ["", "", ""]),
+            case.truth,
+        ]
+        for case in cases
+        if case.planted
+    ]
+    return {
+        "id": "planted",
+        "title": "What the planted releases would have done",
+        "prose": [
+            "In points of ROC AUC against the production of that week, on the requests of the week after. Not every "
+            "fault harms every week: one that changes nothing then is no miss."
+        ],
+        "table": {"head": ["fault", "week", "failing stage", "difference", "low", "high", "came out"], "rows": rows},
+        "notes": [] if rows else ["None was planted: sundial replay --plant 6."],
+    }
+
+
+def _describe_real(real: list[Case]) -> dict[str, Any]:
+    rows = [
+        [case.name, *([round(100 * case.later[end], 2) for end in ("estimate", "low", "high")]), case.truth]
+        for case in real
+        if case.later
+    ]
+    return {
+        "id": "real",
+        "title": "What came of the real ones",
+        "prose": ["Points of ROC AUC against the production that it was to replace, on the week after its decision."],
+        "table": {"head": ["week", "difference", "low", "high", "came out"], "rows": rows},
+    }

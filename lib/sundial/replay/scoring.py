@@ -1,0 +1,89 @@
+"""Every model on every later week: what each release would have answered, had it still been in production.
+
+A week's requests are taken from the prediction log with the features that were served, its labels as they were known
+on the day the last of them was mature. All models answer the same rows, so that they can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from sundial.formats import read_json, read_value, write_value
+from sundial.monitoring.maturity import cutoff
+from sundial.release.models import CARD_FILE, ServableModel, build_model_folder, load_servable
+from sundial.replay.replays import WEEK, Replay
+from sundial.runs import list_runs
+from sundial.serving.predictions import read_log
+from sundial.serving.process import limit_threads
+
+MODEL = "model "  # columns of scores are called this and the release date, such as "model 2013-03-11"
+
+
+def score_weeks(replay: Replay, _week: int) -> dict[str, Any]:
+    """Score the requests of every week with the model of every release up to it, and write them down.
+
+    The table ``scores/<week>`` has a row a request with a label: entity, event time, label, production's own
+    score, threshold and version, and a column of scores for each model.
+    """
+    limit_threads()
+    pipeline, models = replay.pipeline, load_models(replay)
+    log, rows = read_answers(replay, replay.weeks[0], replay.end), 0
+    for week in replay.weeks:
+        asked = log[(log[pipeline.event_time] >= week) & (log[pipeline.event_time] < week + WEEK)]
+        answers = add_mature_labels(replay, asked, week)
+        if answers.empty:
+            continue
+        kept = [pipeline.entity, pipeline.event_time, pipeline.label.column]
+        table = answers[kept].assign(
+            production=answers["score"], threshold=answers["threshold"], version=answers["model_version"]
+        )
+        scores = {
+            f"{MODEL}{made:%Y-%m-%d}": model.score(answers)
+            for made, model in models.items()
+            if made <= week and set(model.features) <= set(answers)
+        }
+        table = pd.concat([table, pd.DataFrame(scores, index=table.index)], axis=1)
+        write_value(replay.tables / "scores", f"{week:%Y-%m-%d}", table.reset_index(drop=True))
+        rows += len(table)
+    return {"rows": rows, "models": len(models)}
+
+
+def read_scores(replay: Replay) -> dict[pd.Timestamp, pd.DataFrame]:
+    """Read what `score_weeks` wrote, by week; weeks without a scored request are not there."""
+    paths = sorted((replay.tables / "scores").glob("*.parquet"))
+    return {pd.Timestamp(path.stem): read_value(path) for path in paths}
+
+
+def load_models(replay: Replay) -> dict[pd.Timestamp, ServableModel]:
+    """Load the model of every release that got as far as a policy, by release date.
+
+    Those that a gate stopped are among them: how a model ages, and what a gate was right to stop, is also known from
+    models that nobody released.
+    """
+    models = {}
+    for run in list_runs(replay.pipeline.name, kind="release", settings=replay.settings):
+        if run.succeeded("08_evaluate_business"):
+            folder = build_model_folder(run, replay.settings.models / "scored" / run.name, pipeline=replay.pipeline)
+            models[run.as_of] = load_servable(folder, expected_sha256=str(read_json(folder / CARD_FILE)["sha256"]))
+    return models
+
+
+def read_answers(replay: Replay, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
+    """Read what production answered in ``[start, end)``, under the pipeline's names for entity and event time."""
+    pipeline = replay.pipeline
+    log = read_log(pipeline.name, start, end, settings=replay.settings)
+    return log.rename(columns={"entity": pipeline.entity, "event_time": pipeline.event_time})
+
+
+def add_mature_labels(replay: Replay, answers: pd.DataFrame, start: pd.Timestamp) -> pd.DataFrame:
+    """Join the labels of a week as they were on the day that the last of them was mature; drop rows without one."""
+    pipeline, end = replay.pipeline, start + WEEK
+    entity, label = pipeline.entity, pipeline.label.column
+    known_on = end + pd.Timedelta(pipeline.label.maturity)
+    labels = pipeline.hook("labels")(known_on, start, cutoff(known_on, pipeline.label.maturity))
+    # a server logs entities as they were sent, and they are sent as text
+    labels = labels[[entity, label]].assign(**{entity: labels[entity].astype(str)})
+    found = answers.assign(**{entity: answers[entity].astype(str)}).merge(labels, on=entity, how="inner")
+    return found[found[label].notna()].astype({label: "int64"}).reset_index(drop=True)

@@ -1,0 +1,93 @@
+"""Gates tried on releases whose end is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from sundial.evaluation.backtest import Case, judge_case, point_gates, sweep_gate, tabulate_gates
+from sundial.evaluation.gates import NO_PRODUCTION
+from sundial.pipeline import Gate
+
+DROP = Gate(gate="no worse", scrap="07_evaluate_model.difference", allowed_drop=0.02)
+
+
+def estimate(low: float, point: float, high: float) -> dict[str, object]:
+    """Make an estimate as notebooks record it."""
+    return {"estimate": point, "low": low, "high": high, "confidence": 0.95, "rows": 100, "method": "made up"}
+
+
+def case(low: float, point: float, later: tuple[float, float] | None = None, planted: str = "", **more: object) -> Case:
+    """Make a release with a recorded difference, and what came of it."""
+    ends = None if later is None else estimate(later[0], sum(later) / 2, later[1])
+    return Case("a week", {"07_evaluate_model": {"difference": estimate(low, point, 0.1)}}, planted, later=ends, **more)
+
+
+CASES = [
+    case(-0.01, 0.0, (-0.01, 0.01)),
+    case(-0.03, 0.0, (0.01, 0.02)),
+    case(-0.05, -0.03, (-0.04, -0.01)),
+    case(-0.01, 0.0, (-0.03, -0.01)),
+    case(-0.09, -0.07, planted="a fault"),
+    case(-0.01, 0.01, planted="a fault"),
+    case(-0.01, 0.01, planted="a fault", failed_stage="05_build_evaluation_sets"),
+]
+
+
+def test_what_came_of_a_release_is_what_its_interval_says():
+    """Below zero is worse, above is better, across it nothing was shown, and without a week after it nobody knows."""
+    assert ["no difference shown", "better", "worse", "worse", "unknown"] == [item.truth for item in CASES[:5]]
+
+
+def test_a_gate_is_counted_against_what_came_of_it():
+    """Of two stopped real releases one was worse; of two planted that reached it, one was stopped."""
+    line = tabulate_gates([DROP], CASES).iloc[0]
+
+    assert (4, 2, 2, 1, 1) == tuple(line[["judged", "stopped", "worse", "stopped_worse", "false_stops"]])
+    assert (1, 2) == (line["a fault"], line["a fault of"])
+
+
+def test_all_gates_together_stop_what_any_of_them_stops():
+    """The last row is of the whole set, and cannot stop less than one of them."""
+    strict = Gate(gate="strict", scrap="07_evaluate_model.difference", at_least=0.5)
+    table = tabulate_gates([DROP, strict], CASES)
+
+    assert "all of them together" == table.iloc[-1]["gate"]
+    assert (4, 2) == (table.iloc[-1]["stopped"], table.iloc[-1]["a fault"])
+
+
+def test_what_was_skipped_or_never_ran_is_not_judged():
+    """A release without a production, and one whose stage did not run, count for nothing."""
+    skipped = Case("first", {"07_evaluate_model": {"difference": NO_PRODUCTION}})
+    unreached = Case("broken", {})
+
+    assert ("skipped", "not reached") == (judge_case(DROP, skipped), judge_case(DROP, unreached))
+    assert 0 == tabulate_gates([DROP], [skipped, unreached]).iloc[0]["judged"]
+
+
+def test_a_sweep_runs_from_stopping_nothing_to_stopping_all():
+    """At the loosest bound nothing is stopped; the declared bound is among those tried, and counts as before."""
+    swept = sweep_gate(DROP, CASES).sort_values("bound")
+
+    assert (0, 0) == tuple(swept.iloc[-1][["false_stops", "caught"]])
+    declared = swept[swept["declared"]].iloc[0]
+    assert (0.02, 1, 1) == tuple(declared[["bound", "false_stops", "caught"]])
+    assert swept["caught"].is_monotonic_decreasing
+
+
+def test_plain_gates_read_the_point_and_not_its_interval():
+    """The wide release that our gate stops passes the plain one, and the one whose point is low does not."""
+    change = point_gates("07_evaluate_model.difference", "07_evaluate_model.difference", lowest=0.5, drop=0.01)[1]
+
+    assert ["passed", "passed", "stopped", "passed", "stopped"] == [judge_case(change, item) for item in CASES[:5]]
+    assert "stopped" == judge_case(DROP, CASES[1])
+
+
+@pytest.mark.parametrize(("bound", "stopped"), [("at_most", 0), ("at_least", 4)])
+def test_a_bound_is_moved_in_its_own_direction(bound, stopped):
+    """At the loosest end of each direction nothing is stopped, whatever the declared bound stops."""
+    gate = Gate(gate="bound", scrap="07_evaluate_model.difference", **{bound: 0.2})
+    swept = sweep_gate(gate, CASES)
+
+    assert 0 == swept["caught"].min()
+    declared = swept[swept["declared"]].iloc[0]
+    assert stopped == declared["false_stops"] + declared["stopped_worse"]
