@@ -34,6 +34,8 @@ from sundial.settings import Settings, load_settings
 SCHEMA = 1
 WEEK = pd.Timedelta(days=7)
 
+NOBODY = 1  # a port on which no model server answers: a promotion then rehearses on one of its own
+
 _environment = threading.RLock()
 
 
@@ -206,8 +208,8 @@ def open_replay(folder: Path | str, settings: Settings | None = None) -> Replay:
         weeks=find_weeks(asked["first"], asked["last"]),
         approve=asked["approve"],
         plant=asked["plant"],
-        # a prediction log in PostgreSQL is the real one
-        settings=settings.model_copy(update={"artifacts": path, "predictions_url": None}),
+        # a prediction log in PostgreSQL, and a model server that answers, are the real ones
+        settings=settings.model_copy(update={"artifacts": path, "predictions_url": None, "serve_port": NOBODY}),
     )
 
 
@@ -228,6 +230,7 @@ def isolate(settings: Settings) -> Iterator[None]:
         "SUNDIAL_ARTIFACTS": str(settings.artifacts),
         "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
         "SUNDIAL_PREDICTIONS_URL": "",
+        "SUNDIAL_SERVE_PORT": str(NOBODY),
         "MLFLOW_TRACKING_URI": f"sqlite:///{settings.artifacts / 'mlflow.db'}",
     }
     with _environment:
