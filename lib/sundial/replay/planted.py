@@ -23,7 +23,7 @@ from sundial.execution.runner import run_stage
 from sundial.formats import hash_file, read_value, write_value
 from sundial.pipeline import Pipeline
 from sundial.release.models import CARD_FILE
-from sundial.release.registry import Registry
+from sundial.release.registry import Registry, VersionInfo
 from sundial.replay.plantings import PLANTINGS
 from sundial.replay.replays import WEEK, Replay, isolate
 from sundial.replay.scoring import add_mature_labels, read_answers
@@ -60,7 +60,7 @@ def plant_release(replay: Replay, week: int, kind: str) -> dict[str, Any]:
     sandbox = replay.settings.model_copy(update={"artifacts": folder})
     with isolate(sandbox):
         run = _spoil(replay, base, kind, sandbox)
-        _copy_production(replay, in_production.version, sandbox)
+        _copy_production(replay, in_production, sandbox)
         record = _release(replay, run, base, sandbox)
         if "failed_stage" not in record:
             registry = Registry(sandbox)
@@ -115,13 +115,12 @@ def find_planting_place(pipeline: Pipeline, run: Run, features: list[str]) -> tu
     raise DataError(f"no output of {run.name} holds label and features together", hint="nothing can be planted in it")
 
 
-def _copy_production(replay: Replay, version: int, sandbox: Settings) -> None:
+def _copy_production(replay: Replay, info: VersionInfo, sandbox: Settings) -> None:
     """Give the sandbox a registry of its own, in which the production of that week is production."""
-    info = Registry(replay.settings).version(replay.pipeline.name, version)
     servable = replay.settings.runs / info.run / "09_deploy_shadow" / "servable"
     folders = [path.parent for path in servable.glob(f"*/{CARD_FILE}") if hash_file(path) == info.card_sha256]
     registry = Registry(sandbox)
-    own = registry.register(info.pipeline, folders[0], {"copied_from": version})
+    own = registry.register(info.pipeline, folders[0], {"copied_from": info.version})
     registry.set_alias(info.pipeline, "production", own, by="planted", reason="production of that week")
 
 
