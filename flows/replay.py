@@ -19,6 +19,7 @@ from sundial.execution.kernels import start_kernel_server
 from sundial.replay.plan import Step, find_ready
 from sundial.replay.replays import claim, open_replay, read_records
 from sundial.replay.steps import run_step
+from sundial.serving.process import limit_threads
 from sundial.settings import Settings, load_settings
 
 log = logging.getLogger("sundial.flows")
@@ -92,6 +93,7 @@ def main(folder: str, workers: int = 0) -> int:
     logging.getLogger("sundial").setLevel(logging.INFO)
     settings = load_settings()
     workers = workers or settings.replay_workers or os.cpu_count() or 1
+    limit_threads()  # the kernel server forks only for steps that have its limits, and theirs is one thread
     with ExitStack() as stack:
         stack.enter_context(claim(open_replay(folder)))
         # a second of each flow run goes to the thread of the heartbeat, and nobody waits for it here

@@ -10,8 +10,8 @@ decision    shadow beside production, the gates, the policy's answer, the promot
 review      production on mature labels: waits for the traffic of the weeks that it watches
 
 So judgement, traffic and decision of all weeks are one chain: production at that week is decided by the week before.
-Everything else runs beside it. ``planted`` (bad releases, for the back-test of the gates) and, at the end, ``scores``
-(every model on the requests of every later week) are measurements: nothing waits for them.
+Everything else runs beside it. ``scores`` (every model so far on the week's requests) and ``planted`` (bad releases,
+for the back-test of the gates) are measurements: nothing waits for them.
 
 Which stages read production or reviews, pipeline.yaml does not say; the code cells do. A word too many in them costs
 parallelism and never a result, and a later stage is never put before an earlier one.
@@ -84,9 +84,9 @@ def list_steps(replay: Replay) -> list[Step]:
     steps = []
     for week in range(len(replay.weeks)):
         steps += [Step(week, kind) for kind in ("data", "training", *CHAIN)]
-        steps += [Step(week, "review")]
+        steps += [Step(week, "review"), Step(week, "scores")]
         steps += [Step(week, f"planted {kind}") for kind in PLANTINGS if week in planted]
-    return [*steps, Step(len(replay.weeks) - 1, "scores")]
+    return steps
 
 
 def find_ready(replay: Replay, records: Records, running: Collection[Step]) -> list[Step]:
@@ -137,7 +137,7 @@ def _may_start(replay: Replay, step: Step, records: Records) -> bool:
         served = "traffic" if replay.pipeline.schedule.soak == WEEK else "decision"
         return all((other, served) in records for other in range(week, _last_watched(replay, week, records) + 1))
     if kind == "scores":
-        return all((other, "decision") in records for other in range(week + 1))
+        return (week, "decision") in records
     return (week + 1, "decision") in records  # planted: judged on the requests of the week after, too
 
 

@@ -6,67 +6,70 @@ on the day the last of them was mature. All models answer the same rows, so that
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sundial.formats import read_json, read_value, write_value
 from sundial.monitoring.maturity import cutoff
+from sundial.release.locks import hold_lock
 from sundial.release.models import CARD_FILE, ServableModel, build_model_folder, load_servable
 from sundial.replay.replays import WEEK, Replay
 from sundial.runs import list_runs
 from sundial.serving.predictions import read_log
-from sundial.serving.process import limit_threads
 
 MODEL = "model "  # columns of scores are called this and the release date, such as "model 2013-03-11"
 
+_loaded: dict[Path, ServableModel] = {}  # by run: one process scores many weeks with the same models
 
-def score_weeks(replay: Replay, _week: int) -> dict[str, Any]:
-    """Score the requests of every week with the model of every release up to it, and write them down.
+
+def score_week(replay: Replay, week: int) -> dict[str, Any]:
+    """Score the requests of a week with the model of every release up to it, and write them down.
 
     The table ``scores/<week>`` has a row a request with a label: entity, event time, label, production's own
     score, threshold and version, and a column of scores for each model.
     """
-    limit_threads()
-    pipeline, models = replay.pipeline, load_models(replay)
-    log, rows = read_answers(replay, replay.weeks[0], replay.end), 0
-    for week in replay.weeks:
-        asked = log[(log[pipeline.event_time] >= week) & (log[pipeline.event_time] < week + WEEK)]
-        answers = add_mature_labels(replay, asked, week)
-        if answers.empty:
-            continue
-        kept = [pipeline.entity, pipeline.event_time, pipeline.label.column]
-        table = answers[kept].assign(
-            production=answers["score"], threshold=answers["threshold"], version=answers["model_version"]
-        )
-        scores = {
-            f"{MODEL}{made:%Y-%m-%d}": model.score(answers)
-            for made, model in models.items()
-            if made <= week and set(model.features) <= set(answers)
-        }
-        table = pd.concat([table, pd.DataFrame(scores, index=table.index)], axis=1)
-        write_value(replay.tables / "scores", f"{week:%Y-%m-%d}", table.reset_index(drop=True))
-        rows += len(table)
-    return {"rows": rows, "models": len(models)}
+    pipeline, start = replay.pipeline, replay.weeks[week]
+    answers = add_mature_labels(replay, read_answers(replay, start, start + WEEK), start)
+    if answers.empty:
+        return {"outcome": "nothing", "message": "no request with a label"}
+    kept = [pipeline.entity, pipeline.event_time, pipeline.label.column]
+    table = answers[kept].assign(
+        production=answers["score"], threshold=answers["threshold"], version=answers["model_version"]
+    )
+    scores = {
+        f"{MODEL}{made:%Y-%m-%d}": model.score(answers)
+        for made, model in load_models(replay, until=start).items()
+        if set(model.features) <= set(answers)
+    }
+    table = pd.concat([table, pd.DataFrame(scores, index=table.index)], axis=1)
+    write_value(replay.tables / "scores", f"{start:%Y-%m-%d}", table.reset_index(drop=True))
+    return {"rows": len(table), "models": len(scores)}
 
 
 def read_scores(replay: Replay) -> dict[pd.Timestamp, pd.DataFrame]:
-    """Read what `score_weeks` wrote, by week; weeks without a scored request are not there."""
+    """Read what `score_week` wrote, by week; weeks without a scored request are not there."""
     paths = sorted((replay.tables / "scores").glob("*.parquet"))
     return {pd.Timestamp(path.stem): read_value(path) for path in paths}
 
 
-def load_models(replay: Replay) -> dict[pd.Timestamp, ServableModel]:
-    """Load the model of every release that got as far as a policy, by release date.
+def load_models(replay: Replay, *, until: pd.Timestamp) -> dict[pd.Timestamp, ServableModel]:
+    """Load the model of every release up to a date that got as far as a policy, by release date.
 
     Those that a gate stopped are among them: how a model ages, and what a gate was right to stop, is also known from
     models that nobody released.
     """
     models = {}
     for run in list_runs(replay.pipeline.name, kind="release", settings=replay.settings):
-        if run.succeeded("08_evaluate_business"):
-            folder = build_model_folder(run, replay.settings.models / "scored" / run.name, pipeline=replay.pipeline)
-            models[run.as_of] = load_servable(folder, expected_sha256=str(read_json(folder / CARD_FILE)["sha256"]))
+        if run.as_of > until or not run.succeeded("08_evaluate_business"):
+            continue
+        if run.folder not in _loaded:
+            with hold_lock(replay.settings.models / ".scored.lock"):  # another process may want the same
+                folder = build_model_folder(run, replay.settings.models / "scored" / run.name, pipeline=replay.pipeline)
+            sha256 = str(read_json(folder / CARD_FILE)["sha256"])
+            _loaded[run.folder] = load_servable(folder, expected_sha256=sha256)
+        models[run.as_of] = _loaded[run.folder]
     return models
 
 

@@ -2,6 +2,9 @@
 
 Each can be done again after having been interrupted anywhere: stages that succeeded stay, requests that were answered
 are not logged twice, a decision stands. What a step came to is a record of its own, written last.
+
+A step is one thread for numbers, its notebooks too: steps share the processors, and sums that threads add up in another
+order are not the same in the last bit.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from sundial.replay.policies import Question, find_policy, signature
 from sundial.replay.replays import WEEK, Replay, isolate, open_replay, write_record
 from sundial.replay.traffic import serve_requests
 from sundial.runs import Run, now
+from sundial.serving.process import limit_threads
 
 logger = logging.getLogger("sundial.replay")
 
@@ -54,6 +58,7 @@ def run_step(folder: str, week: int, kind: str) -> Record:
     SundialError, OSError
         For what is no outcome of a week but a fault of this machine; the step has no record then, and is done again.
     """
+    limit_threads()
     replay = open_replay(folder)
     begun = time.monotonic()
     with isolate(replay.settings):
@@ -71,9 +76,9 @@ def _find_step(kind: str) -> Callable[[Replay, int], Record]:
 
         return lambda replay, week: plant_release(replay, week, kind.removeprefix("planted "))
     if kind == "scores":
-        from sundial.replay.scoring import score_weeks
+        from sundial.replay.scoring import score_week
 
-        return score_weeks
+        return score_week
     return {
         "data": prepare_data,
         "training": train,

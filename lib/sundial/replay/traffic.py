@@ -21,7 +21,6 @@ from sundial.pipeline import Pipeline
 from sundial.serving.batching import Batcher
 from sundial.serving.following import AliasFollower
 from sundial.serving.predictions import PredictionLog, production_folder
-from sundial.serving.process import limit_threads
 from sundial.serving.shadow import score_shadow
 from sundial.serving.sources import RegistrySource
 from sundial.settings import Settings
@@ -71,7 +70,6 @@ def serve_requests(pipeline: Pipeline, start: pd.Timestamp, end: pd.Timestamp, s
     ServiceError
         When the version in production cannot be loaded.
     """
-    limit_threads()
     source = RegistrySource(pipeline.name, settings)
     follower = AliasFollower(source)
     follower.look()
