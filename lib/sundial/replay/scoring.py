@@ -73,6 +73,15 @@ def load_models(replay: Replay, *, until: pd.Timestamp) -> dict[pd.Timestamp, Se
     return models
 
 
+def read_currency(replay: Replay) -> str:
+    """Read in which currency the newest policy counts, such as ``USD``; empty when it does not say."""
+    for run in reversed(list_runs(replay.pipeline.name, kind="release", settings=replay.settings)):
+        if "policy" in run.stage_record("08_evaluate_business").get("outputs", {}):
+            policy = read_value(run.verify_output("08_evaluate_business", "policy"))
+            return str(policy.get("currency", ""))
+    return ""
+
+
 def read_answers(replay: Replay, start: pd.Timestamp, end: pd.Timestamp) -> pd.DataFrame:
     """Read what production answered in ``[start, end)``, under the pipeline's names for entity and event time."""
     pipeline = replay.pipeline

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sundial.evaluation.intervals import Estimate
+from sundial.execution.pages import MINUS
 from sundial.formats import write_json_atomically, write_value
 from sundial.monitoring.staleness import (
     compare_strategies,
@@ -18,7 +20,7 @@ from sundial.monitoring.staleness import (
 )
 from sundial.replay.charts import draw_intervals, draw_lines
 from sundial.replay.replays import Replay
-from sundial.replay.scoring import MODEL
+from sundial.replay.scoring import MODEL, read_currency
 from sundial.scraps import to_plain
 
 # name, words, factor to the unit shown, unit
@@ -26,9 +28,9 @@ METRICS = (
     ("roc_auc", "ROC AUC", 100.0, "points"),
     ("average_precision", "average precision", 100.0, "points"),
     ("recall", "recall at the production threshold", 100.0, "points"),
-    ("value", "money per 1,000 requests", 1.0, ""),
+    ("value", "money per 1,000 requests", 1.0, "money"),
 )
-TALK = -0.5
+TALK = -0.5  # points a month, of the fraud team's talk: see the README
 
 
 def measure_models(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFrame]) -> pd.DataFrame:
@@ -50,10 +52,9 @@ def describe_staleness(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFram
     months = {metric: estimate_month(measured, metric) for metric, *_ in METRICS}
     write_json_atomically(replay.tables / "staleness.json", to_plain({"month": months}, name="staleness"))
     auc = months["roc_auc"]
-    scaled = {words: months[metric] for metric, words, _, unit in METRICS if unit}
+    scaled = {words: months[metric] for metric, words, _, unit in METRICS if unit == "points"}
     return {
-        "lead": f"A month of waiting changes the ROC AUC by {_read(auc, 100)} points; the talk's fraud team lost about "
-        f"half a point a month.",
+        "lead": say_cost(months, read_currency(replay)),
         "facts": {"Rows": f"{auc['rows']:,}", "Interval": f"{auc['confidence']:.0%}"},
         "sections": [
             _describe_month(months, scaled),
@@ -63,9 +64,26 @@ def describe_staleness(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFram
     }
 
 
+def say_cost(months: Mapping[str, Estimate], currency: str) -> str:
+    """Say in one sentence what a month of waiting costs; a negative cost is a gain."""
+    if not np.isfinite(months["roc_auc"]["estimate"]):
+        return f"What a month of waiting costs is not known yet, {months['roc_auc']['method']}."
+
+    def cost(metric: str, factor: float, digits: int) -> str:
+        # what is lost is counted up: the ends change places
+        found, low, high = (f"{-factor * months[metric][end]:,.{digits}f}" for end in ("estimate", "high", "low"))
+        return f"{found} ({low} to {high})".replace("-", MINUS)
+
+    return (
+        f"A month of waiting costs {cost('roc_auc', 100, 2)} points of ROC AUC, {cost('recall', 100, 1)} points of "
+        f"recall at the production threshold, and {cost('value', 1, 0)} {currency or 'of money'} per 1,000 requests, "
+        "with 95 % intervals. The fraud team of the talk lost about half a point a month."
+    )
+
+
 def _describe_month(months: Mapping[str, Estimate], shown: Mapping[str, Estimate]) -> dict[str, Any]:
     rows = [
-        [words, *(_scale(months[metric][end], factor) for end in ("estimate", "low", "high")), unit or "a month"]
+        [words, *(_scale(months[metric][end], factor) for end in ("estimate", "low", "high")), unit]
         for metric, words, factor, unit in METRICS
     ]
     figure = {
@@ -120,7 +138,7 @@ def _describe_strategies(measured: pd.DataFrame) -> list[dict[str, Any]]:
         ]
         figures = [
             {
-                "src": draw_lines(factor * followed, title=f"{words}, week by week", ylabel=unit or "$ per 1,000"),
+                "src": draw_lines(factor * followed, title=f"{words}, week by week", ylabel=unit),
                 "alt": f"{words} of weekly, monthly and never retrained models, week by week",
             }
         ]
@@ -128,9 +146,7 @@ def _describe_strategies(measured: pd.DataFrame) -> list[dict[str, Any]]:
         behind = (factor * followed.sub(followed.iloc[:, 0], axis=0)).iloc[:, 1:].expanding().mean()
         figures.append(
             {
-                "src": draw_lines(
-                    behind, title="Mean difference from weekly so far", ylabel=unit or "$ per 1,000", zero=True
-                ),
+                "src": draw_lines(behind, title="Mean difference from weekly so far", ylabel=unit, zero=True),
                 "alt": "Mean difference of each strategy from weekly releases, up to each week",
             }
         )
@@ -142,7 +158,7 @@ def _describe_strategies(measured: pd.DataFrame) -> list[dict[str, Any]]:
                     "Weekly is the model of a week ago; monthly, of every fourth release the newest; never, the first."
                 ],
                 "figures": figures,
-                "table": {"head": ["strategy", f"difference, {unit or '$ per 1,000'}", "low", "high"], "rows": rows},
+                "table": {"head": ["strategy", f"difference, {unit}", "low", "high"], "rows": rows},
                 "notes": [f"Method: {next(iter(compared.values()))['method']}."],
             }
         )
@@ -151,8 +167,3 @@ def _describe_strategies(measured: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _scale(number: float, factor: float) -> float:
     return round(factor * float(number), 3 if factor > 1 else 0)
-
-
-def _read(estimate: Estimate, factor: float) -> str:
-    low, high = factor * estimate["low"], factor * estimate["high"]
-    return f"{factor * estimate['estimate']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})".replace("-", "−")
