@@ -37,9 +37,6 @@ setup: $(READY)  ## make .venv with the exact versions of constraints.txt
 demo: $(READY)  ## turn the whole loop once (APPROVE=name answers in your place)
 	@$(BIN)/sundial demo $(if $(APPROVE),--approve "$$APPROVE")
 
-bench-staleness: $(READY)
-	@$(BIN)/python -m tests.benchmarks.staleness
-
 # files side by side, in the order that conftest.py gives them: a file's servers are its own
 test: $(READY)  ## run every test
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -58,6 +55,9 @@ bench-cache: $(READY)
 
 bench-experiment: $(READY)
 	@$(BIN)/python -m tests.benchmarks.experiment
+
+bench-staleness: $(READY)
+	@$(BIN)/python -m tests.benchmarks.staleness
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks/ $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None \
