@@ -55,9 +55,10 @@ def begin(name: str) -> Replay:
 
 def figures(replay: Replay) -> dict[str, object]:
     """Give all that notebooks recorded, by release date and stage; how long something took is of the machine."""
+    timed = ("seconds", "latency", "rehearsal")
     return {
         f"{run.as_of:%Y-%m-%d} {stage}": {
-            name: value for name, value in record.get("scraps", {}).items() if "seconds" not in name
+            name: value for name, value in record.get("scraps", {}).items() if not any(word in name for word in timed)
         }
         for run in list_runs("tiny", settings=replay.settings)
         for stage, record in run.stages().items()

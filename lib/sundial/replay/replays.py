@@ -2,6 +2,7 @@
 
 artifacts/replays/<name>/
     replay.json             pipeline, weeks, approval policy, the notebooks it began with
+    server.json             where the model server answers that promotions are rehearsed on, while there is one
     steps/<week>-<kind>.json  what each step came to; a step that has one is never done again
     runs/ models/ predictions/ mlflow.db   as under artifacts/, and of this replay only
     warehouse               a link to the real one: the data are read, and never written
@@ -34,7 +35,8 @@ from sundial.settings import Settings, load_settings
 SCHEMA = 1
 WEEK = pd.Timedelta(days=7)
 
-NOBODY = 1  # a port on which no model server answers: a promotion then rehearses on one of its own
+SERVER = "server.json"
+NOBODY = 1  # a port on which no model server answers: a promotion then starts one for its rehearsal
 
 _environment = threading.RLock()
 
@@ -209,8 +211,16 @@ def open_replay(folder: Path | str, settings: Settings | None = None) -> Replay:
         approve=asked["approve"],
         plant=asked["plant"],
         # a prediction log in PostgreSQL, and a model server that answers, are the real ones
-        settings=settings.model_copy(update={"artifacts": path, "predictions_url": None, "serve_port": NOBODY}),
+        settings=settings.model_copy(
+            update={"artifacts": path, "predictions_url": None, "serve_port": _find_serve_port(path)}
+        ),
     )
+
+
+def _find_serve_port(folder: Path) -> int:
+    """Give the port of the replay's own model server; while there is none, one on which nobody answers."""
+    path = folder / SERVER
+    return int(read_json(path)["serve_port"]) if path.exists() else NOBODY
 
 
 def hash_notebooks(pipeline: Pipeline) -> str:
@@ -230,7 +240,7 @@ def isolate(settings: Settings) -> Iterator[None]:
         "SUNDIAL_ARTIFACTS": str(settings.artifacts),
         "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
         "SUNDIAL_PREDICTIONS_URL": "",
-        "SUNDIAL_SERVE_PORT": str(NOBODY),
+        "SUNDIAL_SERVE_PORT": str(settings.serve_port),
         "MLFLOW_TRACKING_URI": f"sqlite:///{settings.artifacts / 'mlflow.db'}",
     }
     with _environment:

@@ -1,15 +1,23 @@
-"""Runs a replay to its end: a Prefect server to show it, the flow in a process of its own, and a bar that moves."""
+"""Runs a replay to its end: a Prefect server to show it, the flow in a process of its own, and a bar that moves.
+
+Beside them one model server for the rehearsals of all promotions: a fresh one each time would cost five seconds of the
+chain that everything waits for. Where steps run on other machines, each promotion starts its own.
+"""
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sundial.errors import ServiceError
+from sundial.formats import write_json_atomically
 from sundial.operations.services import Service, Supervisor, answers, prefect_environment, prefect_server, tail
+from sundial.release.registry import Registry
 from sundial.replay.plan import list_steps
-from sundial.replay.replays import Replay
+from sundial.replay.replays import SERVER, Replay, isolate
 from sundial.settings import Settings
 
 POLL_SECONDS = 0.5
@@ -50,7 +58,7 @@ def run_replay(
     """
     total = len(list_steps(replay))
     log = settings.logs / f"replay-{replay.name}.log"
-    with Supervisor(settings) as supervisor:
+    with Supervisor(settings) as supervisor, _rehearsal_server(replay, settings, supervisor):
         if not answers(f"{settings.prefect_api_url}/health"):
             supervisor.add(prefect_server(settings)).wait_ready()
         say(f"Prefect  {settings.prefect_api_url.removesuffix('/api')}")
@@ -72,6 +80,36 @@ def run_replay(
         if progress is not None:
             progress(total, total)
     return seconds
+
+
+@contextmanager
+def _rehearsal_server(replay: Replay, settings: Settings, supervisor: Supervisor) -> Iterator[None]:
+    """Have a model server that follows the replay's registry, with a log of its own; a step finds it by its file."""
+    if settings.dask_scheduler:
+        yield
+        return
+    with isolate(replay.settings):
+        Registry(replay.settings).versions(replay.pipeline.name)  # the server would make the same tables at once
+    with socket.socket() as probe:
+        probe.bind((settings.host, 0))
+        port = int(probe.getsockname()[1])
+    environment = {
+        "SUNDIAL_ROOT": str(settings.root),
+        "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
+        "SUNDIAL_ARTIFACTS": str(replay.folder / "rehearsals"),
+        "SUNDIAL_PREDICTIONS_URL": "",
+        "SUNDIAL_SERVE_WORKERS": "1",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{replay.folder / 'mlflow.db'}",
+    }
+    command = [sys.executable, "-m", "sundial", "serve", "--pipeline", replay.pipeline.name, "--port", str(port)]
+    log = replay.settings.logs / "model-server.log"
+    supervisor.add(Service("model server of the rehearsals", command, log, lambda: True, environment=environment))
+    path = replay.folder / SERVER
+    write_json_atomically(path, {"serve_port": port - replay.pipeline.serve_port_offset})
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _count(replay: Replay) -> int:
