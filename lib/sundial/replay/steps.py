@@ -18,6 +18,7 @@ import pandas as pd
 
 from sundial.errors import GateFailedError, KernelDiedError, StageFailedError
 from sundial.evaluation.gates import GateResult, judge_gates
+from sundial.execution.report import render_run
 from sundial.execution.runner import run_stage
 from sundial.operations.handover import withdraw
 from sundial.release.approval import Decision, decisions, evidence_hash, record_decision
@@ -63,6 +64,9 @@ def run_step(folder: str, week: int, kind: str) -> Record:
     begun = time.monotonic()
     with isolate(replay.settings):
         found = _find_step(kind)(replay, week)
+        if kind in ("judgement", "decision", "review") and found.get("run"):
+            # verdicts and answers came after the last notebook, and its page knows nothing of them
+            render_run(Run(replay.settings.runs / found["run"]), replay.settings)
     record = {"week": week, "kind": kind, "outcome": "done", "message": "", "run": "", **found}
     record |= {"seconds": round(time.monotonic() - begun, 2), "at": now()}
     write_record(replay, record)
