@@ -91,3 +91,18 @@ def test_a_bound_is_moved_in_its_own_direction(bound, stopped):
     assert 0 == swept["caught"].min()
     declared = swept[swept["declared"]].iloc[0]
     assert stopped == declared["false_stops"] + declared["stopped_worse"]
+
+
+def test_the_harm_that_is_allowed_is_moved_too():
+    """Allowing none stops the release whose worst segment is surely worse off; allowing enough stops nothing."""
+    gate = Gate(gate="worse for no shop", scrap="08_evaluate_business.guardrail", allowed_harm=0.0)
+
+    def harmed(high: float) -> Case:
+        groups = {"shop books": estimate(-0.3, -0.2, high), "shop toys": estimate(-0.01, 0.0, 0.01)}
+        figure = {"judged": 2, "too_small": 0, "rows": 100, "method": "made up", "groups": groups}
+        return Case("a week", {"08_evaluate_business": {"guardrail": {"recall": figure}}}, "a fault")
+
+    swept = sweep_gate(gate, [harmed(-0.1), harmed(0.005)]).sort_values("bound")
+
+    assert (0.0, 1) == tuple(swept[swept["declared"]].iloc[0][["bound", "caught"]])
+    assert 0 == swept.iloc[-1]["caught"]

@@ -153,7 +153,7 @@ def sweep_gate(gate: Gate, cases: Sequence[Case], *, bounds: int = BOUNDS) -> pd
         ``stopped_worse``, ``planted`` and ``caught``.
     """
     lines = []
-    for moved in ("at_least", "at_most", "allowed_drop"):
+    for moved in ("at_least", "at_most", "allowed_drop", "allowed_harm"):
         declared = getattr(gate, moved)
         if declared is None:
             continue
@@ -161,7 +161,7 @@ def sweep_gate(gate: Gate, cases: Sequence[Case], *, bounds: int = BOUNDS) -> pd
         if not numbers:
             continue
         tried = np.unique(np.r_[declared, np.quantile(numbers, np.linspace(0, 1, bounds)), _beyond(numbers)])
-        if moved == "allowed_drop":
+        if moved.startswith("allowed"):
             tried = tried[tried >= 0]
         for bound in tried:
             changed = gate.model_copy(update={"at_least": None, "at_most": None, "equals": None, moved: float(bound)})
@@ -193,6 +193,9 @@ def _tally(gate: Gate, cases: Sequence[Case]) -> dict[str, int]:
 
 def _number(gate: Gate, moved: str, case: Case) -> float | None:
     """Read the number that a bound is compared with, in the bound's own direction; None when there is none."""
+    if moved == "allowed_harm":  # of the segment that is worst off
+        observed = judge_gate(gate, case.scraps).observed
+        return None if observed is None else -observed
     found: Any = case.scraps
     for key in gate.scrap.split("."):
         if found == NO_PRODUCTION or not isinstance(found, Mapping) or key not in found:
