@@ -57,6 +57,9 @@ PRELOAD = (
 # What a kernel's environment has unless it says otherwise; the server's must have it too, since it is read at import.
 KERNEL_DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait make a busy machine ten times slower
+    # scikit-learn sets these when it is imported: whoever has it imported would be refused a fork
+    "KMP_DUPLICATE_LIB_OK": "True",
+    "KMP_INIT_AT_FORK": "FALSE",
 }
 # The server answers at once when it is ready; before, it is importing what the kernel would import anyway.
 ANSWER_SECONDS = 60.0
