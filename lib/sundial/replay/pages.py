@@ -11,12 +11,14 @@ import pandas as pd
 from sundial.execution.board import read_board, show_board
 from sundial.execution.delivery import measure_delivery
 from sundial.execution.pages import write_page
+from sundial.execution.runner import finish_pages
 from sundial.formats import read_json, write_value
 from sundial.replay.gates_page import describe_gates
 from sundial.replay.replays import Replay, isolate, read_records
 from sundial.replay.scoring import read_scores
 from sundial.replay.shift_page import describe_shift
 from sundial.replay.staleness_page import describe_staleness
+from sundial.runs import list_runs
 
 PAGES = {"board": "Week board", "staleness": "Staleness", "gates": "Gate back-test", "shift": "Shift"}
 
@@ -35,6 +37,8 @@ def render_replay(replay: Replay) -> Path:
         The week board; the other pages are linked from it.
     """
     with isolate(replay.settings):
+        for run in list_runs(replay.pipeline.name, settings=replay.settings):
+            finish_pages(run, replay.settings)  # a killed process leaves some out
         scores = read_scores(replay)
         described: dict[str, dict[str, Any]] = {"board": describe_board(replay)}
         if scores:

@@ -106,8 +106,8 @@ def _make_bodies(pipeline: Pipeline, start: pd.Timestamp, end: pd.Timestamp) -> 
 
 async def _answer(batcher: Batcher, bodies: list[bytes]) -> None:
     """Let requests arrive in turns of the event loop, and wait for their answers."""
-    sent = 0
+    sent, loop = 0, asyncio.get_running_loop()
     while sent < len(bodies):
         together = bodies[sent : sent + min(TOGETHER, batcher.most_rows)]  # on a slow machine fewer may wait
-        await asyncio.gather(*(batcher.submit(body, time.perf_counter()) for body in together))
+        await asyncio.gather(*(batcher.submit(body, time.perf_counter(), loop.create_future()) for body in together))
         sent += len(together)
