@@ -1,4 +1,4 @@
-"""Three weeks of the tiny pipeline replayed for real, killed and gone on with; two of them again on a Dask cluster."""
+"""Three weeks of the tiny pipeline replayed for real, killed and gone on with; one of them again on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sundial.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 WEEKS = ("2013-09-30", "2013-10-14")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def free_port() -> int:
@@ -85,8 +85,8 @@ def start_dask(services: Supervisor) -> str:
     return address
 
 
-def test_a_replay_killed_and_one_on_dask_come_to_the_same(services, monkeypatch):
-    """Killed in the middle it goes on where it was; replayed again on two Dask workers every figure is the same.
+def test_a_killed_replay_goes_on_where_it_was(services):
+    """What was done is not done again, and all weeks come out as if nothing had happened.
 
     Nothing real moves: there is no run, version or request outside of the replays.
     """
@@ -117,20 +117,26 @@ def test_a_replay_killed_and_one_on_dask_come_to_the_same(services, monkeypatch)
     check_weeks(first)
     check_pages(first)
 
+    assert [] == list_runs(settings=settings)
+    assert [] == Registry(settings).versions("tiny")
+    assert not settings.predictions.exists()
+
+
+def test_a_week_again_on_dask_gives_the_same_figures(services, monkeypatch):
+    """All that the notebooks record is the same on two workers that share only the folder as it was on this machine."""
+    first = begin("first", last=WEEKS[0], plant=0)
+    run_replay(first, services.settings, workers=2, say=lambda _: None)
     for name in THREADS:
         monkeypatch.setenv(name, "1")
     with start_kernel_server():  # workers on one machine may share one; others start kernels of their own
         monkeypatch.setenv("SUNDIAL_DASK_SCHEDULER", start_dask(services))
-        second = begin("second", last="2013-10-07", plant=0)
+        second = begin("second", last=WEEKS[0], plant=0)
         run_replay(second, load_settings(), workers=2, say=lambda _: None)
-    before, again = figures(first), figures(second)
-    assert {f"2013-09-30 {stage}" for stage in second.pipeline.stages} <= set(again)
-    assert "2013-10-07 11_promote_model" in again
-    assert again == {name: before[name] for name in again}
 
-    assert [] == list_runs(settings=settings)
-    assert [] == Registry(settings).versions("tiny")
-    assert not settings.predictions.exists()
+    again = figures(second)
+    # there was no production to compare the first release with
+    assert {f"2013-09-30 {stage}" for stage in second.pipeline.stages if not stage.startswith("10_")} == set(again)
+    assert figures(first) == again
 
 
 def check_weeks(replay: Replay) -> None:
