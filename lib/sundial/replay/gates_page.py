@@ -71,7 +71,7 @@ def _describe_table(table: pd.DataFrame, name: str, title: str, cases: list[Case
             "Stopping any other is a false stop. The columns on the right are planted faults: stopped, of those made."
         ],
         "table": {"head": ["gate", "judged", "stopped", "false stops", "worse, stopped", *kinds], "rows": rows},
-        "notes": [f"{failed} planted releases were stopped by a failing stage before any gate."] if failed else [],
+        "notes": [f"Planted releases that a failing stage stopped before any gate: {failed}."] if failed else [],
     }
 
 

@@ -105,7 +105,7 @@ def _describe_month(months: Mapping[str, Estimate], shown: Mapping[str, Estimate
             "through the origin; its slope, times 52/12, is a month. That the loss grows evenly with age is assumed "
             "here, and not in the table by age below. Negative is worse.",
         ],
-        "figures": [figure],
+        "figures": [figure] if np.isfinite(months["roc_auc"]["estimate"]) else [],
         "table": {"head": ["metric", "a month", "low", "high", "unit"], "rows": rows},
         "notes": [f"Method: {months['roc_auc']['method']}."],
     }
