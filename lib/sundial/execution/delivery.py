@@ -109,7 +109,7 @@ def measure_delivery(pipeline: str, settings: Settings) -> Delivery | None:
         return None
     last_of = {run.as_of: run for run in runs}
     promotions = sorted(
-        (pd.Timestamp(run.stage_record("11_promote_model")["as_of"]), run.as_of, _review_of(run))
+        (pd.Timestamp(run.stage_record("11_promote_model").get("as_of", run.as_of)), run.as_of, _review_of(run))
         for run in runs
         if run.succeeded("11_promote_model")
     )
