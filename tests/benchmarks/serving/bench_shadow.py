@@ -30,8 +30,8 @@ PATIENCE = 60.0
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=7, help="with the shadow; as many pairs are without it")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each open loop")
+    parser.add_argument("--runs", type=int, default=9, help="with the shadow; as many pairs are without it")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each open loop")
     parser.add_argument("--model", default="flights")
     arguments = parser.parse_args()
     folder = load_settings().artifacts / "bench"
