@@ -11,12 +11,13 @@ import pytest
 
 from sundial.cli import main
 from sundial.errors import ApprovalRefusedError
+from sundial.operations.notices import read_notices
 from sundial.operations.rollback import roll_back
 from sundial.operations.status import read_status, wait_for_version
 from sundial.operations.system import check_schedule
 from sundial.operations.traffic import Replay
 from sundial.release.approval import decisions
-from sundial.runs import latest_run
+from sundial.runs import latest_run, list_runs
 from sundial.serving.predictions import read_log
 from sundial.serving.shadow import read_shadow_scores
 from tests.e2e.conftest import ENDED, SECRET, System
@@ -126,8 +127,8 @@ def test_a_rejected_candidate_ends_rejected_and_leaves_the_shadow(
     assert not run.succeeded("11_promote_model")
 
 
-def test_changed_evidence_is_refused_and_a_newer_candidate_supersedes(system: System, in_production: int):
-    """Approving what was changed since it was shown fails and promotes nothing; a newer candidate ends older waits."""
+def test_changed_evidence_is_refused(system: System, in_production: int):
+    """Approving what was changed since it was shown fails and promotes nothing."""
     before = system.production()
     run, question = system.candidate("2013-11-04")
     executed = run.stage_folder("07_evaluate_model") / "notebook.ipynb"
@@ -141,14 +142,64 @@ def test_changed_evidence_is_refused_and_a_newer_candidate_supersedes(system: Sy
     assert before == system.production()
 
     executed.write_bytes(whole)
-    older, waiting = system.candidate("2013-11-11")
-    newer = system.loop("2013-11-18").release(pd.Timestamp("2013-11-18"))
-    superseded = system.api.read(waiting)
 
+
+def test_a_question_that_nobody_answers_is_reported_and_a_newer_release_goes_on(system: System, in_production: int):
+    """Compared again it is asked again; expired, that reaches a person like a failure, and the next candidate asks."""
+    before = system.production()
+    run = system.run_of("2013-11-04")
+    path = system.settings.root / "notebooks" / "tiny" / "pipeline.yaml"
+    whole = path.read_text()
+    path.write_text(whole.replace('cron: "0 6 * * 1"', 'cron: "0 6 * * 1"\n  approval_expires: 1 s'))
+    try:
+        comparison = system.flow_run("comparison", run)
+        system.now(comparison)
+        assert "COMPLETED" == system.wait(comparison, ENDED).state
+        question = system.flow_run("promotion", run)
+        assert "FAILED" == system.wait(question, ENDED).state
+    finally:
+        path.write_text(whole)
+    (alarm,) = [item for item in system.api.find("tiny", flow="expiry", run=run.name) if item.state == "SCHEDULED"]
+    system.now(alarm)
+    ended = system.wait(alarm, ENDED)
+
+    assert ("FAILED", "Expired") == (ended.state, ended.state_name)
+    said = f"nobody answered the question about the candidate of 2013-11-04 ({run.name})"
+    assert said in ended.message
+    assert said in read_notices(system.settings)[-1]["reason"]
+    assert any(said in item["message"] for item in read_status(system.settings, system.pipeline)["failed"])
+    assert before == system.production()
+    assert not run.succeeded("11_promote_model")
+
+    newer, asks = system.candidate("2013-11-11")
+    assert asks.waits_for_person
+    assert newer.name == system.registry.alias("tiny", "shadow").run
+
+
+def test_retrain_now_releases_at_once_and_supersedes(system: System, in_production: int):
+    """A review's 'retrain now' starts a release as of the review's day; its candidate ends the wait of an older one."""
+    older, waiting = system.run_of("2013-11-11"), system.flow_run("promotion", system.run_of("2013-11-11"))
+    reviewed = system.run_of("2013-10-07")
+    monitoring = system.flow_run("monitoring", reviewed)
+    system.now(monitoring)
+    assert "COMPLETED" == system.wait(monitoring, ENDED).state
+    question = system.wait(system.flow_run("review", reviewed), ("PAUSED",))
+    system.api.answer(question, {**ANSWER, "decision": "retrain now"})
+    assert "COMPLETED" == system.wait(question, ENDED).state
+    started = system.flow_run("release", reviewed)
+    assert "COMPLETED" == system.wait(started, ENDED).state
+
+    newer = next(item for item in list_runs("tiny", kind="release") if item.manifest()["key"] == started.id)
+    assert question.parameters["as_of"] == f"{newer.as_of:%Y-%m-%d}" == "2013-10-23"
+    learned = newer.stage_record("04_build_training_set")["inputs"]
+    assert any(name.startswith(f"{reviewed.name}/13_review_production") for name in learned), "the examples are read"
+    superseded = system.api.read(waiting)
     assert ("CANCELLED", "Superseded") == (superseded.state, superseded.state_name)
     assert newer.name in superseded.message
     assert system.registry.alias("tiny", "shadow").run == newer.name
     assert not older.succeeded("11_promote_model")
+    left = system.api.find("tiny", flow="expiry", states=["SCHEDULED"])
+    assert [] == [item.name for item in left], "what was answered or superseded sets off no alarm"
 
 
 def test_a_rollback_needs_no_flow_and_says_who_and_why(system: System, in_production: int):
