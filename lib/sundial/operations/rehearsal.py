@@ -12,7 +12,6 @@ of the models; their event time is 1970, so that no window of data holds them.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ import httpx
 import msgspec
 
 from sundial.errors import RegistryError, RehearsalError, ServiceError, SundialError
-from sundial.operations.services import Service, answers
+from sundial.operations.services import Service, answers, free_port
 from sundial.operations.status import read_health
 from sundial.pipeline import find_serve_url
 from sundial.release.history import PROMOTION, REHEARSAL, RESTORED, Move
@@ -289,9 +288,7 @@ def _open_server(pipeline: str, settings: Settings) -> Iterator[tuple[str, str]]
     if read_health(settings, running).get("pipeline") == pipeline:
         yield running, "running"
         return
-    with socket.socket() as probe:
-        probe.bind((settings.host, 0))
-        port = int(probe.getsockname()[1])
+    port = free_port(settings.host)
     with tempfile.TemporaryDirectory(prefix="sundial-rehearsal-") as folder:
         url = f"http://{settings.host}:{port}"
         log = Path(folder) / "model-server.log"

@@ -54,6 +54,13 @@ def check_port(host: str, port: int, what: str) -> None:
             ) from error
 
 
+def free_port(host: str) -> int:
+    """Find a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
 def _who_has(port: int) -> str:
     """Name the process that listens on a port, when we may see it."""
     with suppress(psutil.Error, OSError):

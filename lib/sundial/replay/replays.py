@@ -229,13 +229,9 @@ def hash_notebooks(pipeline: Pipeline) -> str:
     return hashlib.sha256("".join(hash_file(path) for path in files).encode()).hexdigest()
 
 
-@contextmanager
-def isolate(settings: Settings) -> Iterator[None]:
-    """Let all that reads the environment see only this folder and its registry, and nothing of the real ones.
-
-    The environment is one for all threads: in a process with several, such as a Dask worker's, they take turns.
-    """
-    own = {
+def own_environment(settings: Settings) -> dict[str, str]:
+    """Give the variables by which a process sees only this folder and its registry, and nothing of the real ones."""
+    return {
         "SUNDIAL_ROOT": str(settings.root),
         "SUNDIAL_ARTIFACTS": str(settings.artifacts),
         "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
@@ -243,6 +239,15 @@ def isolate(settings: Settings) -> Iterator[None]:
         "SUNDIAL_SERVE_PORT": str(settings.serve_port),
         "MLFLOW_TRACKING_URI": f"sqlite:///{settings.artifacts / 'mlflow.db'}",
     }
+
+
+@contextmanager
+def isolate(settings: Settings) -> Iterator[None]:
+    """Let all that reads the environment see only this folder and its registry, and nothing of the real ones.
+
+    The environment is one for all threads: in a process with several, such as a Dask worker's, they take turns.
+    """
+    own = own_environment(settings)
     with _environment:
         before = {name: os.environ.get(name) for name in own}
         os.environ.update(own)

@@ -6,7 +6,6 @@ chain that everything waits for. Where steps run on other machines, each promoti
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +13,18 @@ from contextlib import contextmanager
 
 from sundial.errors import ServiceError
 from sundial.formats import write_json_atomically
-from sundial.operations.services import Service, Supervisor, answers, prefect_environment, prefect_server, tail
+from sundial.operations.services import (
+    Service,
+    Supervisor,
+    answers,
+    free_port,
+    prefect_environment,
+    prefect_server,
+    tail,
+)
 from sundial.release.registry import Registry
 from sundial.replay.plan import list_steps
-from sundial.replay.replays import SERVER, Replay, isolate
+from sundial.replay.replays import SERVER, Replay, isolate, own_environment
 from sundial.settings import Settings
 
 POLL_SECONDS = 0.5
@@ -90,16 +97,11 @@ def _rehearsal_server(replay: Replay, settings: Settings, supervisor: Supervisor
         return
     with isolate(replay.settings):
         Registry(replay.settings).versions(replay.pipeline.name)  # the server would make the same tables at once
-    with socket.socket() as probe:
-        probe.bind((settings.host, 0))
-        port = int(probe.getsockname()[1])
+    port = free_port(settings.host)
     environment = {
-        "SUNDIAL_ROOT": str(settings.root),
-        "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
+        **own_environment(replay.settings),
         "SUNDIAL_ARTIFACTS": str(replay.folder / "rehearsals"),
-        "SUNDIAL_PREDICTIONS_URL": "",
         "SUNDIAL_SERVE_WORKERS": "1",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{replay.folder / 'mlflow.db'}",
     }
     command = [sys.executable, "-m", "sundial", "serve", "--pipeline", replay.pipeline.name, "--port", str(port)]
     log = replay.settings.logs / "model-server.log"

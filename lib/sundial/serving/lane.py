@@ -159,10 +159,13 @@ class Turn:
 
     def done(self) -> bool:
         """Whether nobody waits any longer: it was answered, or the caller went away."""
-        if self.disconnected and not self.response_complete:
+        return self.response_complete
+
+    def leave(self) -> None:
+        """Give up, since the caller went away; an answered one has nothing to give up."""
+        if not self.response_complete:
             self.response_complete = True
             self._lane.count(499, 0.0)
-        return self.response_complete
 
     def set_result(self, reply: Reply) -> None:
         """Answer."""
@@ -176,7 +179,7 @@ class Turn:
         connection = self._connection
         transport = connection.transport
         if transport.is_closing():  # without having said so
-            self.disconnected = True
+            self.leave()
         if self.done():
             return
         self._lane.count(status, time.perf_counter() - self.arrived)

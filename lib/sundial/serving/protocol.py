@@ -60,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         turn: Any = self.cycle
         if type(turn) is Turn:
-            turn.done()
+            turn.leave()
 
     def data_received(self, data: bytes) -> None:
         """Read on, and see to it that a head ends."""
