@@ -24,6 +24,7 @@ from sundial.errors import (
 )
 from sundial.execution import rendering
 from sundial.execution.forkserver import KernelServer
+from sundial.execution.rendering import render_now
 from sundial.execution.runner import finish_pages, finish_rendering, run_stage
 from sundial.runs import Run, create_run
 from sundial.scraps import read_scraps
@@ -87,6 +88,7 @@ def test_the_next_stage_does_not_wait_for_a_page(run: Run, demo: Path, monkeypat
         rendered.append((stage, run.stage_record(stage)["status"]))
         return run.stage_folder(stage)
 
+    monkeypatch.setenv("SUNDIAL_KERNEL", "process")
     monkeypatch.setattr(rendering, "render_now", render)
     run_stage(run, "01_make")
     run_stage(run, "02_use")
@@ -97,6 +99,27 @@ def test_the_next_stage_does_not_wait_for_a_page(run: Run, demo: Path, monkeypat
     assert ("01_make", "succeeded") == rendered[0]
     finish_rendering()
     assert ["01_make", "02_use", "01_make"] == [stage for stage, _ in rendered]
+
+
+@pytest.mark.parametrize("kernel", ["fork", "gone", "process"])
+def test_pages_are_rendered_in_forks(run: Run, demo: Path, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a kernel server no page is rendered in this process; without one, or when it has gone, every page is."""
+    here = []
+
+    def render(run: Run, stage: str, settings: Settings) -> Path:
+        here.append(stage)
+        return render_now(run, stage, settings)
+
+    monkeypatch.setattr(rendering, "render_now", render)
+    if kernel == "gone":
+        monkeypatch.setenv("SUNDIAL_KERNEL_SOCKET", "/nonexistent/socket")
+    elif kernel == "process":
+        monkeypatch.setenv("SUNDIAL_KERNEL", "process")
+    run_stage(run, "01_make")
+    finish_rendering()
+
+    assert ([] if kernel == "fork" else ["01_make"]) == here
+    assert "succeeded" in (run.stage_folder("01_make") / "report.html").read_text()
 
 
 def test_a_run_that_goes_on_gets_its_missing_pages(run: Run, demo: Path) -> None:

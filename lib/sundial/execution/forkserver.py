@@ -53,6 +53,8 @@ PRELOAD = (
     "sqlalchemy",
     "mlflow",
     "mlflow.tracking",
+    "nbconvert.exporters.html",  # of the pages, which are rendered in forks too
+    "bs4",
 )
 # What a kernel's environment has unless it says otherwise; the server's must have it too, since it is read at import.
 KERNEL_DEFAULTS = {
@@ -288,21 +290,25 @@ def connect(path: str) -> socket.socket:
     return connection
 
 
-def fork_kernel(path: str, argv: list[str], *, env: Mapping[str, str], cwd: str, log: Path) -> ForkedProcess:
-    """Ask the server for a kernel.
+def fork_kernel(
+    path: str, argv: list[str], *, env: Mapping[str, str], cwd: str, log: Path, module: str = ""
+) -> ForkedProcess:
+    """Ask the server for a kernel, or for another program that needs what it has imported.
 
     Parameters
     ----------
     path : str
         Socket of the server.
     argv : list of str
-        Arguments of ipykernel.
+        Arguments of ipykernel, or of the module.
     env : mapping of str to str
         The kernel's whole environment.
     cwd : str
         Its working directory.
     log : Path
         File that takes what it writes to its own standard output and error.
+    module : str
+        Run this instead, as ``python -m`` would.
 
     Returns
     -------
@@ -314,7 +320,14 @@ def fork_kernel(path: str, argv: list[str], *, env: Mapping[str, str], cwd: str,
         When a forked kernel is not to be had, or would not be what a fresh one is.
     """
     connection = connect(path)
-    request = {"argv": argv, "env": dict(env), "cwd": cwd, "log": str(log), "key": installed_key()}
+    request = {
+        "argv": argv,
+        "env": dict(env),
+        "cwd": cwd,
+        "log": str(log),
+        "key": installed_key(),
+        **({"module": module} if module else {}),
+    }
     try:
         answer = _ask(connection, request)
     except ForkRefusedError:

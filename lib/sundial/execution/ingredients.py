@@ -170,10 +170,11 @@ def describe_environment() -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=2)
 def _describe_environment(_installed: str) -> dict[str, Any]:
+    about = [item.metadata for item in importlib.metadata.distributions()]  # read and parsed anew at each access
     packages = sorted(
-        f"{item.metadata['Name']}=={item.version}".lower()
-        for item in importlib.metadata.distributions()
-        if item.metadata["Name"] and item.metadata["Name"].lower() != "sundial"  # its code is hashed
+        f"{item['Name']}=={item['Version']}".lower()
+        for item in about
+        if item["Name"] and item["Name"].lower() != "sundial"  # its code is hashed
     )
     return {"python": sys.version, "platform": [platform.system(), platform.machine()], "packages": packages}
 

@@ -1,23 +1,29 @@
 """Renders the pages of stages beside the next stage: half a second each that no stage has to wait for.
 
-One thread does it, in order; while it works, the process that runs notebooks mostly waits for a kernel. What has not
-been rendered when the process ends is rendered then. The pages that a killed process left out are made by
+One thread sees to it, in order. The work is done in a fork of the kernel server, which has imported what it takes;
+where there is none, in the thread, at the price that the next notebook's messages wait for it now and then. What has
+not been rendered when the process ends is rendered then. The pages that a killed process left out are made by
 :func:`finish_pages`, when its run goes on and ends, or by ``sundial report``.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from sundial.runs import Run
-from sundial.settings import Settings
+from sundial.execution.forkserver import KERNEL_DEFAULTS, ForkRefusedError, fork_kernel
+from sundial.execution.kernels import choose_socket
+from sundial.runs import Run, open_run
+from sundial.settings import Settings, load_settings
 
 __all__ = ["finish_pages", "finish_rendering", "render_beside", "render_now"]
 
 logger = logging.getLogger("sundial.execution")
+NICENESS = 10  # a stage is waited for, a page is not
 _lock = threading.Lock()
 _renderer: ThreadPoolExecutor | None = None
 _pending: dict[Path, Future[Path]] = {}
@@ -56,7 +62,7 @@ def render_beside(run: Run, stage: str, settings: Settings) -> None:
         if _renderer is None:
             _renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sundial-pages")
         folder = run.stage_folder(stage)
-        future = _renderer.submit(render_now, run, stage, settings)
+        future = _renderer.submit(_render_forked, run, stage, settings)
         _pending[folder] = future
     future.add_done_callback(lambda done: _forget(folder, done))
 
@@ -95,7 +101,51 @@ def finish_pages(run: Run, settings: Settings) -> None:
             render_now(run, stage, settings)
 
 
+def _render_forked(run: Run, stage: str, settings: Settings) -> Path:
+    """Render in a fork of the kernel server; what comes of it is the page, or the log of another try here."""
+    from sundial.execution.report import REPORT
+
+    page = run.stage_folder(stage) / REPORT
+    environment = {
+        **KERNEL_DEFAULTS,
+        **os.environ,
+        "SUNDIAL_ROOT": str(settings.root),
+        "SUNDIAL_ARTIFACTS": str(settings.artifacts),
+        "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
+    }
+    if socket := choose_socket(settings):
+        try:
+            process = fork_kernel(
+                socket,
+                [str(run.folder.resolve()), stage],
+                env=environment,
+                cwd=str(settings.root),
+                log=Path(os.devnull),
+                module=__name__,
+            )
+        except ForkRefusedError as error:
+            logger.debug("%s: its page is rendered here: %s", stage, error)
+        else:
+            if process.wait() == 0:
+                return page
+    return render_now(run, stage, settings)
+
+
+def _main(folder: str, stage: str) -> int:
+    """Render a page, as a program of its own."""
+    from sundial.execution.report import render_stage
+
+    os.nice(NICENESS)
+    settings = load_settings()
+    render_stage(open_run(folder, settings), stage, settings)
+    return 0
+
+
 def _forget(folder: Path, done: Future[Path]) -> None:
     with _lock:
         if _pending.get(folder) is done:
             del _pending[folder]
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

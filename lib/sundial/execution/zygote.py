@@ -1,16 +1,17 @@
 """Start IPython kernels: one at once, or many by forking a warm process.
 
-Two uses, both as a script; nothing imports this module::
+Two uses, as a script; nothing imports it::
 
     zygote.py kernel -f CONNECTION_FILE ...         become one kernel
     zygote.py serve --listener FD --modules A,B     fork a kernel for each request
 
-It is a script and not a module of the package because the process that forks must hold no
-project code: every kernel then imports ``sundial`` and the user's packages as they are on disk.
+It is a script and no module of the package because the process that forks must hold no project
+code: every kernel then imports ``sundial`` and the user's packages as they are on disk.
 
 The server speaks lines of JSON over a UNIX socket. A request is ``{"argv", "env", "cwd", "log",
-"key"}``; the answer is ``{"pid"}`` or ``{"refused"}``, later ``{"exit", "peak_kib"}``. The connection
-is the kernel's lifeline: when the client goes, its kernel is killed with all its children.
+"key"}``; with ``"module"`` that is run as ``python -m`` would, in place of a kernel. The answer is
+``{"pid"}`` or ``{"refused"}``, later ``{"exit", "peak_kib"}``. The connection is the kernel's
+lifeline: when the client goes, its kernel is killed with all its children.
 
 Rules the server keeps, each of which a crash or a hang taught:
 
@@ -30,6 +31,7 @@ import io
 import json
 import os
 import random
+import runpy
 import selectors
 import shutil
 import signal
@@ -52,6 +54,8 @@ KERNEL_MODULES = (
     "IPython.core.oinspect",
     "IPython.core.pylabtools",
     "IPython.extensions.storemagic",
+    "jupyter_client.localinterfaces",
+    "psutil",
     "sqlite3",
     "tornado.platform.asyncio",
     "threadpoolctl",
@@ -111,13 +115,22 @@ def run_kernel(argv: list[str]) -> int:
     return 0
 
 
+def run_module(name: str, argv: list[str]) -> int:
+    """Run a module as ``python -m`` would, and return its exit code."""
+    sys.argv = [name, *argv]
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    return 0
+
+
 def leave(code: int) -> NoReturn:
     """End this process as the interpreter would, but for taking apart what Linux frees at once.
 
-    A fork that takes its modules apart writes to, and so copies, every page that it shared with the server: more than
-    the rest of the shutdown. What can be seen from outside happens all the same, in the interpreter's order: threads
-    are waited for, what was registered for the end runs (IPython empties the notebook's namespace there), cycles are
-    collected, and files that are still open are flushed.
+    A fork that takes its modules apart copies every page that it shared with the server. What can be seen from outside
+    happens all the same, in the interpreter's order: threads are waited for, what was registered for the end runs
+    (IPython empties the notebook's namespace there), cycles are collected, and open files are flushed.
     """
     for step in (threading._shutdown, atexit._run_exitfuncs, gc.collect, flush_files):  # type: ignore[attr-defined]
         try:
@@ -164,8 +177,8 @@ class Server:
 
     def serve(self) -> dict[str, Any] | None:
         """Answer requests; return a request in a forked child, None when stopped."""
-        for descriptor in (self.wake_read, self.wake_write):
-            os.set_blocking(descriptor, False)
+        os.set_blocking(self.wake_read, False)
+        os.set_blocking(self.wake_write, False)
         signal.set_wakeup_fd(self.wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
@@ -205,12 +218,9 @@ class Server:
             return None
         self.received[connection] = rest
         request = json.loads(line)
-        if request.get("status"):
-            self._answer(connection, self.report)
-            return None
-        refusal = self._refuse(request)
-        if refusal:
-            self._answer(connection, {"refused": refusal})
+        refusal = "" if request.get("status") else self._refuse(request)
+        if request.get("status") or refusal:
+            self._answer(connection, {"refused": refusal} if refusal else self.report)
             return None
         pid = os.fork()
         if pid == 0:
@@ -233,9 +243,8 @@ class Server:
     def _drop(self, connection: socket.socket) -> None:
         self.selector.unregister(connection)
         self.received.pop(connection)
-        for pid, owner in self.kernels.items():
-            if owner is connection:
-                kill_group(pid)
+        for pid in [pid for pid, owner in self.kernels.items() if owner is connection]:
+            kill_group(pid)
         connection.close()
 
     def _reap(self, _: Any) -> None:
@@ -243,8 +252,7 @@ class Server:
             os.read(self.wake_read, 4096)
         while True:
             try:
-                # looked at before it is reaped: as long as the zombie holds the number, no other
-                # process can be hit by the signal to its group
+                # looked at before it is reaped: while the zombie holds the number, the signal hits no other process
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
@@ -252,8 +260,7 @@ class Server:
                 return
             kill_group(ended.si_pid)
             _, status, usage = os.wait4(ended.si_pid, 0)
-            connection = self.kernels.pop(ended.si_pid, None)
-            if connection is not None:
+            if (connection := self.kernels.pop(ended.si_pid, None)) is not None:
                 code = os.waitstatus_to_exitcode(status)
                 self._answer(connection, {"exit": code, "peak_kib": usage.ru_maxrss})
 
@@ -265,27 +272,26 @@ class Server:
         """Close in a child what belongs to the server."""
         signal.set_wakeup_fd(-1)
         self.selector.close()
-        for connection in self.received:
+        for connection in (*self.received, self.listener):
             connection.close()
-        self.listener.close()
         os.close(self.wake_read)
         os.close(self.wake_write)
 
 
 def kill_group(pid: int) -> None:
-    """Kill a kernel and every process of its group, if any is left."""
+    """Kill a kernel and what is left of its group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def become_kernel(request: dict[str, Any], parent: int) -> NoReturn:
-    """Turn a forked child into the kernel that a fresh interpreter would be."""
+def become(request: dict[str, Any], parent: int) -> NoReturn:
+    """Turn a forked child into the kernel, or the program, that a fresh interpreter would be."""
     os.setsid()
     die_with_parent()
     if os.getppid() != parent:  # the server died between the fork and the line above
         os._exit(1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     environment: dict[str, str] = request["env"]
     os.environ.clear()
@@ -293,24 +299,23 @@ def become_kernel(request: dict[str, Any], parent: int) -> NoReturn:
     os.environ["JPY_PARENT_PID"] = str(parent)
     os.chdir(request["cwd"])
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-    os.close(log)
-    os.close(nothing)
+    for source, targets in ((os.open(os.devnull, os.O_RDONLY), (0,)), (log, (1, 2))):
+        for target in targets:
+            os.dup2(source, target)
+        os.close(source)
     restore_random_state()
     restore_blas_threads(environment)
     with contextlib.suppress(OSError):  # when memory runs out, Linux should take the kernel and not the server
         Path("/proc/self/oom_score_adj").write_text("500")
     gc.enable()
-    leave(run_kernel(request["argv"]))
+    module = request.get("module")
+    leave(run_module(module, request["argv"]) if module else run_kernel(request["argv"]))
 
 
 def restore_random_state() -> None:
     """Seed anew what the fork copied: without it all kernels draw the same numbers."""
     random.seed()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
+    if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(None)
 
 
@@ -318,9 +323,9 @@ def restore_blas_threads(environment: Mapping[str, str]) -> None:
     """Give BLAS the threads it would have chosen, had it not been imported quietly."""
     from threadpoolctl import threadpool_limits
 
-    asked = environment.get("OPENBLAS_NUM_THREADS") or environment.get("OMP_NUM_THREADS")
     cores = len(os.sched_getaffinity(0))
-    threads = int(asked) if asked and asked.isdigit() else cores
+    asked = environment.get("OPENBLAS_NUM_THREADS") or environment.get("OMP_NUM_THREADS") or ""
+    threads = int(asked) if asked.isdigit() else cores
     threadpool_limits(min(threads, cores) or cores, user_api="blas")
 
 
@@ -349,8 +354,7 @@ def serve(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("MPLBACKEND", INLINE_BACKEND)
     gc.disable()
     import_kernel()
-    names = [name for name in arguments.modules.split(",") if name]
-    loaded, skipped = import_modules(names)
+    loaded, skipped = import_modules(names := list(filter(None, arguments.modules.split(","))))
     threaded = [name for name, reason in skipped.items() if reason == THREADED]
     if threaded:  # a thread cannot be taken back: start over without the module that made it
         names.remove(threaded[0])
@@ -369,17 +373,16 @@ def serve(arguments: argparse.Namespace) -> int:
         "seconds": round(time.monotonic() - began, 2),
     }
     parent = os.getpid()
-    request = server.serve()
-    if request is None:  # the parent removes the folder, unless it was killed
+    if (request := server.serve()) is None:  # the parent removes the folder, unless it was killed
         shutil.rmtree(Path(server.listener.getsockname()).parent, ignore_errors=True)
         return 0
     server.leave()
-    become_kernel(request, parent)
+    become(request, parent)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run as a kernel or as the server of kernels."""
-    words = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:]
     del sys.path[0]  # the folder of this script: its neighbours are no top-level modules
     if words[0] == "kernel":
         import_kernel()
