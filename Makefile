@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz lab up check format lock bench-cache bench-evidence bench-experiment bench-instant bench-notebooks bench-rollback bench-serving bench-shadow bench-staleness clean
+.PHONY: help setup demo test fuzz lab up check format lock bench-cache bench-evidence bench-experiment bench-instant bench-notebooks bench-rollback bench-serving bench-shadow bench-staleness bench-your-model clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -56,6 +56,18 @@ bench-cache: $(READY)
 bench-experiment: $(READY)
 	@$(BIN)/python -m tests.benchmarks.experiment
 
+bench-notebooks: $(READY)
+	@$(BIN)/python -m tests.benchmarks.notebooks --rounds $(or $(ROUNDS),5)
+
+bench-your-model: $(READY)
+	@$(BIN)/python -m tests.benchmarks.your_model
+
+bench-rollback: $(READY)
+	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_rollback.py
+
+bench-instant: $(READY)
+	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_instant.py
+
 bench-staleness: $(READY)
 	@$(BIN)/python -m tests.benchmarks.staleness
 
@@ -65,9 +77,6 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 
 up: $(READY)  ## run the long-lived system: Prefect, model server, shadow scorer, worker
 	@$(BIN)/sundial up
-
-bench-notebooks: $(READY)
-	@$(BIN)/python -m tests.benchmarks.notebooks --rounds $(or $(ROUNDS),5)
 
 check: $(READY)  ## lint, types, and notebooks without outputs
 	$(BIN)/ruff check .
@@ -84,12 +93,6 @@ lock: $(READY)  ## choose newer versions and write constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-emit-index-url \
 		--no-emit-find-links --no-annotate pyproject.toml --extra dev -o constraints.txt
-
-bench-rollback: $(READY)
-	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_rollback.py
-
-bench-instant: $(READY)
-	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_instant.py
 
 clean:  ## remove .venv and caches; artifacts/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

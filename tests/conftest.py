@@ -37,7 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow end-to-end tests last, so that a plain mistake shows in seconds, and the longest of them first."""
-    items.sort(key=lambda item: ("e2e" in item.path.parts, item.path.stem != "test_demo"))
+    longest = ["test_demo", "test_broken_weeks", "test_browser", "test_guide", "test_decisions"]
+    items.sort(key=lambda item: ("e2e" in item.path.parts, (*longest, item.path.stem).index(item.path.stem)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,23 +17,17 @@ import pytest
 
 from sundial.operations.loop import Loop
 from sundial.operations.prefect_api import FlowRun, PrefectApi
-from sundial.operations.services import Service, Supervisor
+from sundial.operations.services import Service, Supervisor, free_port
 from sundial.operations.system import bring_up
 from sundial.pipeline import Pipeline, load_pipeline
 from sundial.release.registry import Registry
 from sundial.runs import Run, latest_run
 from sundial.settings import Settings, load_settings
+from tests.experiments.conftest import git
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # noqa: S105  nobody's
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
-
-
-def free_port() -> int:
-    """Find a port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -116,6 +109,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     shutil.copytree(ROOT / "tests" / "tiny", root, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "notebooks" / "lifecycle", root / "notebooks" / "lifecycle")
     (root / "flows").symlink_to(ROOT / "flows")
+    (root / ".gitignore").write_text("/artifacts/\n/flows\n__pycache__/\n")
+    for words in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "--message", "The tiny pipeline")):
+        git(root, *words)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SUNDIAL_ROOT", str(root))
         patch.setenv("SUNDIAL_ARTIFACTS", str(root / "artifacts"))

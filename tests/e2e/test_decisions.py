@@ -11,6 +11,7 @@ import pytest
 
 from sundial.cli import main
 from sundial.errors import ApprovalRefusedError
+from sundial.formats import read_json
 from sundial.operations.notices import read_notices
 from sundial.operations.rollback import roll_back
 from sundial.operations.status import read_status, wait_for_version
@@ -214,3 +215,26 @@ def test_a_rollback_needs_no_flow_and_says_who_and_why(system: System, in_produc
     assert "Ada Lovelace" in str(last)
     assert "alerts doubled overnight" in str(last)
     assert read_status(system.settings, system.pipeline)["aliases"]["production"]["version"] == before.version
+
+
+def test_an_experiment_is_shipped_by_the_worker(system: System, in_production: int, capsys: pytest.CaptureFixture[str]):
+    """The worker makes a release of it, proves its figures, hands it to the shadow; no alias moves before."""
+    production, before = system.production(), system.registry.alias("tiny", "shadow")
+    assert 0 == main(["experiment", "--set", "06_train_model.regularization=0.5", "--name", "softer", "--by", "Ada"])
+    experiment = list_runs("tiny", kind="experiment", settings=system.settings)[-1]
+    assert before == system.registry.alias("tiny", "shadow")
+
+    capsys.readouterr()
+    assert 0 == main(["ship", "softer"])
+    assert "ship softer: http" in capsys.readouterr().out
+    ended = system.wait(system.api.find("tiny", flow="release", run=experiment.name)[0], ENDED)
+    assert "COMPLETED" == ended.state, ended.message
+
+    shipped = system.run_of(f"{experiment.as_of:%Y-%m-%d}")
+    certificate = read_json(shipped.folder / "parity.json")
+    assert certificate["verdict"] in ("equal", "explained")
+    assert {True} == {item["equal"] for item in certificate["items"] if item["stage"] == "06_train_model"}
+    assert (experiment.name, "Ada") == tuple(shipped.manifest()[name] for name in ("experiment", "experimenter"))
+    assert all("reused" not in record for record in shipped.stages().values())
+    assert shipped.name == system.registry.alias("tiny", "shadow").run
+    assert production == system.production()

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from sundial.formats import read_json
+from sundial.operations.services import free_port
 from sundial.runs import Run, list_runs
 from sundial.settings import load_settings
-from tests.e2e.conftest import ROOT, free_port
+from tests.e2e.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NOTEBOOKS = sorted(

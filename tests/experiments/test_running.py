@@ -213,6 +213,30 @@ def test_ls_finds_runs(weak: Result, released: Run, capsys: pytest.CaptureFixtur
     assert "Did you mean 'experiment'" in capsys.readouterr().err
 
 
+def test_a_notebook_compares_itself(released: Run, root: Path, settings: Settings):
+    """In a scratch run the handle gets a comparison, printed in the notebook; in any other run it does nothing."""
+    notebook = root / "mine.ipynb"
+    content = nbformat.read(root / "notebooks" / "tiny" / "06_train_model.ipynb", as_version=4)
+    content.cells.append(new_code_cell("%load_ext sundial.experiments.inline\nfound = stage.compare(name='inline')"))
+    nbformat.write(content, notebook)
+    scratch = create_run("tiny", "2013-10-07", kind="scratch", base=released.name, started_by="test")
+    scratch.update(notebooks={"06_train_model": "mine.ipynb"})
+    run_stage(scratch, "06_train_model", parameters={"regularization": 0.5})
+    other = create_run("tiny", "2013-10-07", kind="experiment", base=released.name, started_by="test")
+    other.update(notebooks={"06_train_model": "mine.ipynb"})
+    run_stage(other, "06_train_model")
+    notebook.unlink()
+
+    def shown(run):
+        cell = nbformat.read(run.stage_folder("06_train_model") / "notebook.ipynb", as_version=4).cells[-1]
+        return "".join(str(output.get("text") or output["data"]) for output in cell.outputs)
+
+    run = next(run for run in list_runs("tiny", kind="experiment") if run.manifest().get("name") == "inline")
+    assert "Against production, version 1" in shown(scratch)
+    assert 0.5 == run.stage_record("06_train_model")["parameters"]["regularization"]
+    assert "nothing is compared" in shown(other)
+
+
 def test_rm_spares_what_others_stand_on(weak: Result, released: Run, capsys: pytest.CaptureFixture[str]):
     """First it only says what would go; what made a version, or what was reused elsewhere, never does."""
     loose = create_run("tiny", "2013-10-07", kind="scratch", started_by="test")

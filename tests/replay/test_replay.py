@@ -1,10 +1,9 @@
-"""Three weeks of the tiny pipeline replayed for real, killed and gone on with."""
+"""Three weeks of the tiny pipeline replayed for real, killed and gone on with; one of them again on a Dask cluster."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sundial.errors import ServiceError
-from sundial.operations.services import Supervisor, prefect_environment, prefect_server
+from sundial.execution.kernels import start_kernel_server
+from sundial.operations.services import Service, Supervisor, free_port, prefect_environment, prefect_server
 from sundial.pipeline import load_pipeline
 from sundial.release.registry import Registry
 from sundial.replay.pages import PAGES, render_replay
@@ -23,19 +23,13 @@ from sundial.replay.replays import Replay, begin_replay, isolate, read_records
 from sundial.replay.running import run_replay
 from sundial.runs import Run, list_runs
 from sundial.serving.predictions import read_log
+from sundial.serving.process import THREADS
 from sundial.serving.shadow import read_shadow_scores
 from sundial.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 WEEKS = ("2013-09-30", "2013-10-14")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def free_port() -> int:
-    """Find a port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -53,9 +47,34 @@ def begin(name: str, last: str = WEEKS[1], plant: int = 1) -> Replay:
     return begin_replay(load_pipeline("tiny"), WEEKS[0], last, approve="passing", name=name, plant=plant)
 
 
+def figures(replay: Replay) -> dict[str, object]:
+    """Give all that notebooks recorded, by release date and stage; how long something took is of the machine."""
+    timed = ("seconds", "latency", "rehearsal")
+    return {
+        f"{run.as_of:%Y-%m-%d} {stage}": {
+            name: value for name, value in record.get("scraps", {}).items() if not any(word in name for word in timed)
+        }
+        for run in list_runs("tiny", settings=replay.settings)
+        for stage, record in run.stages().items()
+    }
+
+
 def release(replay: Replay, week: int) -> Run:
     """Find the run of a week."""
     return next(run for run in list_runs("tiny", settings=replay.settings) if run.as_of == replay.weeks[week])
+
+
+def start_dask(services: Supervisor) -> str:
+    """Start a scheduler and two workers in processes of their own that share only the folder; give its address."""
+    settings, port = services.settings, free_port()
+    address, python = f"tcp://127.0.0.1:{port}", (sys.executable, "-m")
+    scheduler = [*python, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
+    worker = [*python, "distributed.cli.dask_worker", address, "--nthreads", "1"]
+    for name, command in {"scheduler": scheduler, "worker-1": worker, "worker-2": worker}.items():
+        log, environment = settings.logs / f"dask-{name}.log", prefect_environment(settings)
+        command = [*command, "--no-dashboard"]
+        services.add(Service(f"dask {name}", command, log, lambda: True, environment=environment))
+    return address
 
 
 def test_a_killed_replay_goes_on_where_it_was(services):
@@ -93,6 +112,23 @@ def test_a_killed_replay_goes_on_where_it_was(services):
     assert [] == list_runs(settings=settings)
     assert [] == Registry(settings).versions("tiny")
     assert not settings.predictions.exists()
+
+
+def test_a_week_again_on_dask_gives_the_same_figures(services, monkeypatch):
+    """All that the notebooks record is the same on two workers that share only the folder as it was on this machine."""
+    first = begin("first", last=WEEKS[0], plant=0)
+    run_replay(first, services.settings, workers=2, say=lambda _: None)
+    for name in THREADS:
+        monkeypatch.setenv(name, "1")
+    with start_kernel_server():  # workers on one machine may share one; others start kernels of their own
+        monkeypatch.setenv("SUNDIAL_DASK_SCHEDULER", start_dask(services))
+        second = begin("second", last=WEEKS[0], plant=0)
+        run_replay(second, load_settings(), workers=2, say=lambda _: None)
+
+    again = figures(second)
+    # there was no production to compare the first release with
+    assert {f"2013-09-30 {stage}" for stage in second.pipeline.stages if not stage.startswith("10_")} == set(again)
+    assert figures(first) == again
 
 
 def check_weeks(replay: Replay) -> None:

@@ -54,7 +54,7 @@ def check_port(host: str, port: int, what: str) -> None:
             ) from error
 
 
-def free_port(host: str) -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """Find a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
