@@ -10,6 +10,7 @@ import ast
 from typing import Any
 
 from sundial.errors import ParameterError
+from sundial.syntax import parse_expression
 
 Annotation = tuple[Any, ...]
 SCALARS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "True or False"}
@@ -37,7 +38,7 @@ def read_annotation(node: ast.expr, where: str) -> Annotation:
         When it is not one of str, int, float, bool, list, dict, Optional, Union, Literal, Any and None.
     """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):  # a quoted annotation
-        return read_annotation(ast.parse(node.value, mode="eval").body, where)
+        return read_annotation(parse_expression(node.value), where)
     if isinstance(node, ast.Constant) and node.value is None:
         return NONE
     name = _name_of(node)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import sundial
 from sundial.settings import Settings
+from sundial.syntax import parse_python
 
 OWN = "sundial"
 # Compiled or temporary, made anew from what is hashed.
@@ -90,7 +91,7 @@ def read_source(text: str, package: str = "") -> Source:
     attributes: set[str] = set()
     hooks: set[str] = set()
     dynamic = False
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse_python(text)):
         if isinstance(node, ast.Import):
             imports |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -16,7 +16,6 @@ What a stage reads beside its inputs is no part of the key; it is asked for when
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib.metadata
@@ -37,6 +36,7 @@ from sundial.execution.parameters import looks_secret, read_notebook
 from sundial.pipeline import Pipeline
 from sundial.runs import Run
 from sundial.settings import Settings
+from sundial.syntax import parse_python
 
 # A new number makes every key another.
 SCHEMA = 1
@@ -198,7 +198,7 @@ def _hash_input(run: Run, item: str) -> str:
 def _to_python(source: str) -> str:
     """Turn a cell into Python; only one with IPython's own commands needs to be translated."""
     try:
-        ast.parse(source)
+        parse_python(source)
     except SyntaxError:
         from IPython.core.inputtransformer2 import TransformerManager
 

@@ -24,6 +24,7 @@ import nbformat
 
 from sundial.errors import ParameterError, nearest
 from sundial.execution.annotations import Annotation, describe, fits, infer_annotation, read_annotation
+from sundial.syntax import parse_python
 
 MASK = "********"
 TAG = "parameters"
@@ -114,7 +115,7 @@ def read_parameters(notebook: Path | nbformat.NotebookNode) -> dict[str, Paramet
         )
     source = cells[0].source
     try:
-        statements = ast.parse(source).body
+        statements = parse_python(source).body
     except SyntaxError as error:
         raise ParameterError(f"{where}: the parameters cell is not Python: {error}") from error
     comments = _read_comments(source)
