@@ -132,22 +132,19 @@ def build_training_set(features: pd.DataFrame, windows: Windows) -> pd.DataFrame
     return picked.sort_values([EVENT_TIME, ENTITY], ignore_index=True)
 
 
-def add_feedback(
-    training_set: pd.DataFrame, examples: pd.DataFrame | None, windows: Windows, *, cap: float
-) -> pd.DataFrame:
+def add_feedback(training_set: pd.DataFrame, examples: pd.DataFrame | None, *, cap: float) -> pd.DataFrame:
     """Let the examples that reviews chose count for more.
 
-    A flight that is there already gets the example's weight; one from before the window is added as it was logged.
-    Flights kept for judging stay out, however hard they were: their turn comes when they have aged out of it.
+    A flight of the window gets the example's weight. One from before it has lapsed: what was hard in spring taught the
+    autumn's models what was no longer so (docs/replay.md). Flights kept for judging stay out, however hard they were:
+    their turn comes when they have aged out of it.
 
     Parameters
     ----------
     training_set : DataFrame
         From :func:`build_training_set`.
     examples : DataFrame or None
-        ``flight_id``, ``scheduled_departure``, the features, ``late`` and ``weight``.
-    windows : Windows
-        Of the release.
+        ``flight_id``, ``late`` and ``weight``.
     cap : float
         Largest share of the total weight that examples may have; their weights shrink alike to keep it.
 
@@ -166,11 +163,7 @@ def add_feedback(
     result = training_set.assign(example=False)
     if examples is None or examples.empty or cap == 0:
         return result
-    role = find_roles(examples[EVENT_TIME], windows)
-    usable = examples[role.isin(["older", "learn"]) & examples[LABEL].notna()].drop_duplicates(ENTITY)
-    added = usable[~usable[ENTITY].isin(result[ENTITY]) & (role[usable.index] == "older")]
-    added = added[list(training_set)].astype(dict(training_set.dtypes)).assign(example=True)
-    result = pd.concat([result, added], ignore_index=True) if len(added) else result
+    usable = examples[examples[LABEL].notna()].drop_duplicates(ENTITY)
     chosen = result[ENTITY].isin(usable[ENTITY])
     weight = usable.set_index(ENTITY)["weight"].astype("float64").reindex(result[ENTITY]).to_numpy()
     result = result.assign(example=chosen, weight=np.where(chosen, weight, result["weight"]))
