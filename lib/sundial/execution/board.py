@@ -202,10 +202,10 @@ def _stage_cell(stage: str, record: Mapping[str, Any], href: str) -> Cell:
         where = f" in cell {cell}" if cell else ""
         anchor = f"#cell-{cell}" if cell else ""
         title = f"{stage} failed{where}: {error.get('cause') or error.get('message') or ''}"
-        return Cell("failed", f"{seconds:.1f}", seconds, title, href + anchor)
+        return Cell("failed", _short(seconds), seconds, title, href + anchor)
     if record.get("reused"):
         return Cell("reused", "", 0.0, f"{stage} was reused from {record['reused'].get('run', '')}", href)
-    return Cell(status, f"{seconds:.1f}", seconds, f"{stage} {status} in {seconds:.1f} s", href)
+    return Cell(status, _short(seconds), seconds, f"{stage} {status} in {seconds:.1f} s", href)
 
 
 def _gates_cell(results: list[dict[str, Any]], href: str) -> Cell:
@@ -254,3 +254,8 @@ def show_board(board: Board) -> dict[str, Any]:
         for week in board.weeks
     ]
     return {"rows": list(board.rows), "weeks": weeks}
+
+
+def _short(seconds: float) -> str:
+    """Write seconds in as few digits as say something: a year of weeks stands side by side."""
+    return f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:.0f}"
