@@ -6,17 +6,27 @@ from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from flows.stages import show, stage, start, tell, track
 from sundial.errors import GateFailedError, ParityError
 from sundial.execution.approval_page import render_approval
 from sundial.experiments.shipping import carry, certify
 from sundial.operations.handover import soak_on_log, supersede
-from sundial.pipeline import load_pipeline
+from sundial.pipeline import Pipeline, load_pipeline
 from sundial.release.approval import evidence_hash
 from sundial.release.registry import Registry
-from sundial.release.steps import begin_release, comparison_date, pass_gates, remaining_stages, wait_until
+from sundial.release.steps import (
+    begin_release,
+    comparison_date,
+    find_release,
+    is_outdated,
+    pass_gates,
+    remaining_stages,
+    wait_until,
+)
+from sundial.release.turns import take_turn
+from sundial.runs import Run
 from sundial.settings import load_settings
 
 
@@ -35,8 +45,20 @@ def release(pipeline: str, as_of: str = "", refresh: bool = False, experiment: s
     experiment : str
         Run of an experiment to ship: what it changed is carried, and what it found must come out again.
     """
-    declared = load_pipeline(pipeline)
-    run = begin_release(declared, as_of, started_by=f"flow run {flow_run.name}", key=str(flow_run.id or ""))
+    declared, settings, key = load_pipeline(pipeline), load_settings(), str(flow_run.id or "")
+    with take_turn(pipeline, flow_run.name or "by hand", settings) as turn:
+        due = flow_run.scheduled_start_time
+        missed = "auto-scheduled" in flow_run.tags and find_release(pipeline, key) is None
+        if missed and is_outdated(declared, due):
+            return Completed(name="Superseded", message=f"a later release stands for that of {due:%Y-%m-%d %H:%M} UTC")
+        run = begin_release(declared, as_of, started_by=f"flow run {flow_run.name}", key=key, scheduled=due)
+        turn.note(run)
+        return make_candidate(run, declared, refresh, experiment)
+
+
+def make_candidate(run: Run, declared: Pipeline, refresh: bool, experiment: str) -> Any:
+    """Run what has not succeeded yet, pass the gates, go to the shadow, and hand on."""
+    pipeline = run.pipeline
     if experiment:
         carry(run, experiment, load_settings())
     for name in remaining_stages(run, declared.release_stages):

@@ -15,7 +15,8 @@ from prefect.tasks import Task
 from sundial.errors import KernelDiedError, RegistryError
 from sundial.execution.runner import finish_pages, run_stage
 from sundial.experiments.tracking import track_run
-from sundial.operations.notices import report_failure
+from sundial.operations.alarms import raise_alarms
+from sundial.operations.faults import find_flow_faults
 from sundial.operations.prefect_api import PrefectApi
 from sundial.pipeline import find_serve_url
 from sundial.runs import Run, open_run
@@ -85,12 +86,7 @@ def start(flow: str, run: Run, parameters: dict[str, Any], *, key: str, at: date
 
 
 def tell(flow: Flow, flow_run: FlowRun, state: State[Any]) -> None:
-    """Let a failure reach a person: the log, sundial status, and the notification block of the settings."""
+    """Let a failure reach a person: the log, sundial status, and the ways of telling that the settings name."""
     settings = load_settings()
-    notice = report_failure(
-        flow=flow_run.name, parameters=flow_run.parameters or {}, reason=state.message or "", settings=settings
-    )
-    if settings.notification_block:
-        from prefect.blocks.abstract import NotificationBlock
-
-        NotificationBlock.load(settings.notification_block).notify(notice, subject=f"{flow_run.name} failed")
+    given = flow_run.parameters or {}
+    raise_alarms(find_flow_faults(str(flow_run.id), flow_run.name, given, state.message or "", settings), settings)

@@ -22,7 +22,7 @@ LAYERS = (
     ("errors", "syntax"),
     ("settings", "declarations", "pipeline", "scraps", "formats", "reads"),
     ("runs",),
-    ("stage",),
+    ("stage", "soundness"),
     ("evaluation",),
     ("execution", "release"),
     ("serving",),

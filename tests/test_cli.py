@@ -16,6 +16,7 @@ COMMANDS += ["new", "try", "log"]
 COMMANDS += ["experiment", "ship", "ls", "diff", "rm"]
 COMMANDS += ["new", "try"]
 COMMANDS += ["history", "replay"]
+COMMANDS += ["resume", "watchdog"]
 
 
 def test_there_is_a_command_for_each_thing_a_person_does():

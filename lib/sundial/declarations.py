@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
+from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sundial.errors import SettingsError
+from sundial.errors import SettingsError, nearest
 from sundial.settings import parse_duration
 
 
@@ -101,6 +103,10 @@ class StageSpec(Strict):
         Deadline for the whole notebook.
     parameters : dict
         Values that differ from the notebook's own defaults in production.
+    freshness : dict of str to timedelta
+        By table that it makes: how old its newest event may be at ``as_of``, in a release.
+    may_be_empty : tuple of str
+        Tables that it makes which need no row; any other without one stops a release.
     """
 
     notebook: str = ""
@@ -108,6 +114,15 @@ class StageSpec(Strict):
     outputs: tuple[str, ...] = ()
     timeout: Duration = timedelta(minutes=10)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    freshness: dict[str, Duration] = Field(default_factory=dict)
+    may_be_empty: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_tables(self) -> StageSpec:
+        unknown = [name for name in (*self.freshness, *self.may_be_empty) if name not in self.outputs]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is none of its outputs. {nearest(unknown[0], self.outputs)}")
+        return self
 
 
 class Gate(Strict):
@@ -215,6 +230,8 @@ class Schedule(Strict):
         How much of production's time a monitoring looks at.
     approval_expires : timedelta
         How long a question waits for its answer.
+    starts_within, ends_within : timedelta
+        How late a release may start, and how long it may take, before the watchdog raises an alarm.
     """
 
     cron: str
@@ -223,6 +240,27 @@ class Schedule(Strict):
     soak_on_log: Duration = timedelta(0)
     watch: Duration = timedelta(days=7)
     approval_expires: Duration = timedelta(days=6)
+    starts_within: Duration = timedelta(minutes=30)
+    ends_within: Duration = timedelta(hours=3)
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Schedule:
+        try:
+            self.next_after(datetime.now(ZoneInfo(self.timezone)))
+        except CronSimError as error:
+            raise ValueError(f"cron {self.cron!r} cannot be read: {error}") from error
+        except (OSError, LookupError, ValueError, StopIteration) as error:
+            raise ValueError(f"{self.cron!r} in {self.timezone!r} is no schedule: {error!r}") from error
+        return self
+
+    def last_before(self, moment: datetime) -> datetime:
+        """Give the last start at or before a moment, in the schedule's time zone."""
+        # CronSim looks for starts strictly before a moment
+        return next(CronSim(self.cron, moment.astimezone(ZoneInfo(self.timezone)) + timedelta(seconds=1), reverse=True))
+
+    def next_after(self, moment: datetime) -> datetime:
+        """Give the first start after a moment, in the schedule's time zone."""
+        return next(CronSim(self.cron, moment.astimezone(ZoneInfo(self.timezone))))
 
 
 class Serving(Strict):

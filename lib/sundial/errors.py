@@ -26,6 +26,8 @@ SundialError                         everything below; catch this one to catch a
 ├── RequestError         ValueError  a request to the model server cannot be answered (4xx)
 ├── PredictionLogError   OSError     the prediction log cannot be written or read
 ├── DataError            ValueError  a table is not what the schema says
+│   ├── EmptyDataError                   a table without a row where there must be some
+│   └── StaleDataError                   a table of another date, or that has seen nothing new
 └── ServiceError         RuntimeError  a server of ours, or one we need, cannot be started or reached
     └── PortInUseError
 
@@ -212,6 +214,14 @@ class PredictionLogError(SundialError, OSError):
 
 class DataError(SundialError, ValueError):
     """A table is not what its schema says."""
+
+
+class EmptyDataError(DataError):
+    """A table has no row where there must be some."""
+
+
+class StaleDataError(DataError):
+    """A table is of another date than the release, or has seen nothing new."""
 
 
 class ServiceError(SundialError, RuntimeError):

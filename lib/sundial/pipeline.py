@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -189,7 +190,8 @@ class Pipeline(Strict):
         date
             The Monday of that week; with a calendar, the week of the data that stands in for it.
         """
-        monday = scheduled.date() - timedelta(days=scheduled.weekday())
+        local = scheduled.astimezone(ZoneInfo(self.schedule.timezone))  # in Auckland Monday begins on UTC's Sunday
+        monday = local.date() - timedelta(days=local.weekday())
         if self.calendar is None:
             return monday
         weeks = (monday - self.calendar.first).days // 7

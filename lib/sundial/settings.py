@@ -105,6 +105,10 @@ class Settings(BaseSettings):
         Socket of the kernel server that a worker started; set by the worker.
     notification_block : str
         Prefect notification block that failures are sent to, as ``type/name``; empty for none.
+    notification_url : SecretStr
+        Where alarms are sent without Prefect's help, in Apprise's form, such as ``mailto://…``; empty for none.
+    watchdog_seconds : int
+        How often the watchdog looks.
     token : SecretStr
         What callers of the model server must send as ``Authorization: Bearer``; empty lets everybody in.
     predictions_url : SecretStr, optional
@@ -148,6 +152,8 @@ class Settings(BaseSettings):
     kernel: Literal["auto", "fork", "process"] = "auto"
     kernel_socket: str = ""
     notification_block: str = ""
+    notification_url: SecretStr = SecretStr("")
+    watchdog_seconds: int = Field(default=15, ge=1, le=3600)
     token: SecretStr = SecretStr("")
     predictions_url: SecretStr | None = None
     log_sync_ms: int = Field(default=50, ge=0, le=10_000)

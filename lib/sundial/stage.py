@@ -19,6 +19,7 @@ from sundial.pipeline import Pipeline, StageSpec, load_pipeline
 from sundial.runs import Run, create_run, latest_run, list_runs, now, open_run
 from sundial.scraps import from_plain, to_plain
 from sundial.settings import Settings, load_settings
+from sundial.soundness import check_input, check_output, newest_event
 
 REVIEW, EXAMPLES = "13_review_production", "hard_examples"
 
@@ -83,6 +84,8 @@ class Stage:
             When it is not declared, or not there.
         ArtifactCorruptError
             When it was changed since.
+        EmptyDataError, StaleDataError
+            In a release, when there is nothing in it, or it was made as of another date.
         """
         matches = [item for item in self.spec.inputs if name in (item, item.partition("/")[2])]
         if not matches:
@@ -101,6 +104,8 @@ class Stage:
                 self.name, inputs={matches[0]: {"path": _relative(path, self.run), "sha256": hash_file(path)}}
             )
             value = read_value(path)
+            if self.run.kind == "release":
+                check_input(self.run, self.pipeline, matches[0], value, at=self.as_of)
         return from_plain(value) if isinstance(value, dict | list) else value
 
     def save(self, name: str, value: Any) -> Path:
@@ -122,6 +127,8 @@ class Stage:
         ------
         ArtifactNotFoundError
             When it is not declared; gives the nearest name.
+        EmptyDataError, StaleDataError
+            In a release, when it is a table without a row, or without anything new.
         """
         if name not in self.spec.outputs:
             raise ArtifactNotFoundError(
@@ -130,10 +137,16 @@ class Stage:
             )
         if isinstance(value, dict | list):
             value = to_plain(value, name=name)
+        newest = newest_event(value, self.pipeline.event_time)
+        with reads.covered():
+            if self.run.kind == "release" and isinstance(value, pd.DataFrame):
+                check_output(self.run, self.pipeline, self.name, name, value, newest, at=self.as_of)
         path = write_value(self.folder / "outputs", name, value)
         entry: dict[str, Any] = {"path": _relative(path, self.run), "sha256": hash_file(path)}
         if isinstance(value, pd.DataFrame):
             entry["rows"] = len(value)
+        if newest is not None:
+            entry["newest"] = newest.isoformat()
         self.run.update_stage(self.name, outputs={name: entry})
         return path
 

@@ -36,6 +36,26 @@ def release(
         print(f"{flow_run.name}: {api.link(flow_run)}")
 
 
+@app.command()
+def resume(
+    name: Annotated[str, typer.Argument(help="Run, or identity of a flow run, that stopped.")],
+) -> None:
+    """Let a release, or what follows it, go on where it stopped.
+
+    What is finished is not done again. Outputs that a disk lost are put back first, where they come out the same.
+
+    Example: sundial resume flights-2013-10-07-20261125T060003Z-1a2b3
+    """
+    from sundial.operations.prefect_api import PrefectApi
+    from sundial.operations.resuming import resume as resume_run
+    from sundial.settings import load_settings
+
+    settings = load_settings()
+    flow_run = resume_run(name, settings, say=print)
+    with PrefectApi(settings=settings) as api:
+        print(f"{flow_run.name} goes on: {api.link(flow_run)}")
+
+
 def _choose_question(api: PrefectApi, pipeline: str, wanted: str) -> FlowRun:
     questions = api.questions(pipeline)
     if wanted:

@@ -21,14 +21,14 @@ def up(
 ) -> None:
     """Run the system, until Ctrl-C.
 
-    Prefect's server (or the one that PREFECT_API_URL names), the worker with the weekly schedules, and for each
-    pipeline a model server and a shadow scorer.
+    Prefect's server (or the one that PREFECT_API_URL names), the worker with the weekly schedules, the watchdog, and
+    for each pipeline a model server and a shadow scorer. A release that was missed meanwhile is caught up with.
 
     Example: sundial up --pipeline payments
     """
     settings, pipelines = open_pipelines(pipeline)
-    from sundial.operations.services import Supervisor
-    from sundial.operations.system import bring_up, check_schedule
+    from sundial.operations.services import Supervisor, watchdog
+    from sundial.operations.system import bring_up, catch_up, check_schedule
 
     end_like_ctrl_c()
     with Supervisor(settings) as supervisor:
@@ -38,6 +38,9 @@ def up(
             following = check_schedule(settings, declared)
             which = f", {declared.name}" if len(pipelines) > 1 else ""
             print(f"next release  {following.starts:%Y-%m-%d %H:%M %Z} ({declared.schedule.cron}{which})", flush=True)
+            if late := catch_up(settings, declared):
+                print(f"missed        {late.name} starts now{which}", flush=True)
+        supervisor.add(watchdog(settings, [declared.name for declared in pipelines]))
         print("Up. Ctrl-C ends all of it; waits and schedules go on when it is started again.", flush=True)
         supervisor.watch(say=lambda text: print(text, file=sys.stderr, flush=True))
 
@@ -138,3 +141,38 @@ def traffic(
     )
     if result.failed:
         raise SundialError(f"{result.failed} requests failed: {result.first_error}")
+
+
+@app.command("watchdog")
+def watchdog_(
+    pipeline: Annotated[
+        list[str] | None, typer.Option("--pipeline", "-p", help="Name of a pipeline; repeatable; all by default.")
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once, for cron; exit code 3 while an alarm stands.")
+    ] = False,
+) -> None:
+    """Raise an alarm when a release does not start, does not end, or ends on nothing.
+
+    Each is raised once, said by SUNDIAL_NOTIFICATION_URL and SUNDIAL_NOTIFICATION_BLOCK, and cleared when it is mended.
+    It needs no Prefect server; that one is down is one of its alarms.
+
+    Example: sundial watchdog --once
+    """
+    from sundial.operations.alarms import read_standing
+    from sundial.operations.watchdog import keep_watch, look, say_changes
+    from sundial.pipeline import list_pipelines
+    from sundial.settings import load_settings
+
+    settings = load_settings()  # a pipeline.yaml that cannot be read is an alarm, and not the end of the watchdog
+    names = pipeline or list_pipelines(settings)
+    if not once:
+        end_like_ctrl_c()
+        keep_watch(settings, names, say=lambda text: print(text, flush=True))
+        return
+    say_changes(*look(settings, names), say=print)
+    standing = read_standing(settings).alarms
+    for alarm in standing.values():
+        print(f"stands since {alarm.raised_at}: {alarm.subject}: {alarm.cause}")
+    if standing:
+        raise typer.Exit(3)

@@ -219,6 +219,27 @@ def _explain(job: Job) -> StageFailedError | None:
     )
 
 
+def find_cell(folder: Path) -> int | None:
+    """Give the number of the cell at which a notebook was stopped, as a reader of the source counts it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the stage, with the notebook as far as it was executed.
+    """
+    import nbformat
+
+    try:
+        cells = nbformat.read(folder / "notebook.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
+    except (OSError, ValueError):
+        return None
+    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
+    index = next((index for index, state in enumerate(states) if state in ("running", "failed")), None)
+    if index is None:
+        return None
+    return index + 1 - sum(INJECTED_TAG in cell.metadata.get("tags", []) for cell in cells[:index])
+
+
 def _first_lines(source: str) -> str:
     """Indent the first lines of a cell, cut to what a log can bear."""
     lines = source.strip().splitlines()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from sundial.execution.cache import clear_stage, one_at_a_time, remember
 from sundial.execution.cache import reuse as take_over
 from sundial.execution.ingredients import Key, find_key
 from sundial.execution.journal import LOST, journal_path, recover
-from sundial.execution.notebooks import Execution, Progress, execute_notebook, run_notebook
+from sundial.execution.notebooks import Execution, Progress, execute_notebook, find_cell, run_notebook
 from sundial.execution.parameters import check_parameters, mask_parameters, read_parameters
 from sundial.execution.rendering import finish_pages, finish_rendering, render_beside, render_now
 from sundial.formats import hash_file
@@ -41,7 +42,8 @@ from sundial.settings import Settings, load_settings
 __all__ = ["Execution", "finish_pages", "finish_rendering", "recover_run", "run_notebook", "run_stage"]
 
 # Of no use in a notebook, and its outputs are for everybody's eyes.
-SECRETS = ("SUNDIAL_APPROVER_SECRETS", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+SECRETS = ("SUNDIAL_APPROVER_SECRETS", "SUNDIAL_NOTIFICATION_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+LOCK_ATTEMPTS = 4  # who only asks whether a stage is running holds its lock for microseconds
 
 logger = logging.getLogger("sundial.execution")
 
@@ -115,7 +117,13 @@ def run_stage(
         finish_rendering(run.stage_folder(stage))  # of an earlier attempt, which is about to go
         if reuse and (found := take_over(run, stage, key, date.isoformat(), settings, base=base)):
             return found
-        record = _run_stage(run, stage, spec, source, date, checked, key, timeout or spec.timeout, progress, settings)
+        limit = timeout or spec.timeout
+        try:
+            record = _run_stage(run, stage, spec, source, date, checked, key, limit, progress, settings)
+        except StageFailedError:  # one of them is an OSError too
+            raise
+        except OSError as error:  # a full disk takes not even the record
+            raise _explain_disk(stage, error) from error
         if key.digest and key_now().digest == key.digest:  # else somebody changed something while it ran
             remember(run, stage, key, settings)
         return record
@@ -189,17 +197,24 @@ def _run_stage(
         )
         error = execution.error or _find_missing(run, stage, spec, execution)
     except BaseException as interruption:  # Ctrl-C too: nothing may be left "running"
-        run.update_stage(stage, status="failed", error=_describe(None, "", repr(interruption), "the run was stopped"))
+        cell = find_cell(folder)
+        where = f" in cell {cell}" if cell else ""
+        stopped = _describe(cell, "", repr(interruption), f"{stage} was stopped{where}: its process was ended")
+        with suppress(OSError):  # on a full disk: what stopped it says more
+            run.update_stage(stage, status="failed", error=stopped)
         raise
-    run.update_stage(
-        stage,
-        status="failed" if error else "succeeded",
-        seconds=round(execution.seconds, 2),
-        executed_sha256=hash_file(execution.output),
-        kernel={"kind": execution.kernel, "exit_code": execution.exit_code, "peak_mib": execution.peak_mib},
-        scraps=_collect_scraps(execution),
-        **({"error": _describe(error.cell, error.source, error.cause, error.message)} if error else {}),
-    )
+    try:
+        run.update_stage(
+            stage,
+            status="failed" if error else "succeeded",
+            seconds=round(execution.seconds, 2),
+            executed_sha256=hash_file(execution.output),
+            kernel={"kind": execution.kernel, "exit_code": execution.exit_code, "peak_mib": execution.peak_mib},
+            scraps=_collect_scraps(execution),
+            **({"error": _describe(error.cell, error.source, error.cause, error.message)} if error else {}),
+        )
+    except OSError as full:  # what the notebook says comes first
+        error = error or _explain_disk(stage, full)
     if error is not None:
         finish_rendering()  # whoever is told of the failure finds all pages
         report = render_now(run, stage, settings)
@@ -210,6 +225,14 @@ def _run_stage(
     render_beside(run, stage, settings)
     logger.info("%s: succeeded in %.1f s", stage, execution.seconds)
     return run.stage_record(stage)
+
+
+def _explain_disk(stage: str, error: OSError) -> StageFailedError:
+    """Say that artifacts cannot be written, where there is not even room to write that down."""
+    cause = f"{type(error).__name__}: {error}"
+    return StageFailedError(
+        f"{stage} failed: artifacts cannot be written: {error}", stage=stage, cause=cause, hint="make room, then resume"
+    )
 
 
 def _find_missing(run: Run, stage: str, spec: StageSpec, execution: Execution) -> StageFailedError | None:
@@ -279,10 +302,14 @@ def _only_once(run: Run, stage: str) -> Iterator[None]:
         When another process runs it.
     """
     with (run.folder / f".{stage}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{stage} of run {run.name} is running already", hint="wait for it, or stop the other process"
-            ) from error
+        for attempt in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if attempt == LOCK_ATTEMPTS - 1:
+                    raise RunError(
+                        f"{stage} of run {run.name} is running already", hint="wait for it, or stop the other process"
+                    ) from error
+            time.sleep(0.1)
         yield

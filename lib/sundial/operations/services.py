@@ -96,6 +96,8 @@ class Service:
         Variables beside those of this process.
     patience : float
         Seconds that it may take to be up.
+    before_restart : callable
+        Called when it died, before it is started again.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Service:
     address: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     patience: float = 90.0
+    before_restart: Callable[[], object] = lambda: None
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
 
@@ -148,6 +151,12 @@ class Service:
                     f"{self.name} is not up after {self.patience:.0f} s:\n{tail(self.log)}", hint=f"see {self.log}"
                 )
             time.sleep(0.1)
+
+    def end_group(self) -> None:
+        """Kill what a process that died has left of its group; it would go on, and nobody would know of it."""
+        if self.process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End the process and all that it started: asked first, killed when it does not go."""
@@ -236,7 +245,13 @@ class Supervisor:
                         hint=f"see {service.log}",
                     )
                 say(f"{service.name} ended with {code}; starting it again ({service.log})")
+                service.end_group()
                 time.sleep(min(2**service.restarts, 30) - 1)
+                try:
+                    service.before_restart()
+                except ServiceError as error:  # another of ours is down as well: once more, a little later
+                    say(f"{service.name} waits: {error.message}")
+                    continue
                 service.start(self.settings.root)
 
 
@@ -308,4 +323,15 @@ def worker(settings: Settings, pipelines: list[str], ready: Callable[[], bool]) 
         settings.logs / "worker.log",
         ready,
         environment=prefect_environment(settings),
+    )
+
+
+def watchdog(settings: Settings, pipelines: list[str]) -> Service:
+    """Describe the watchdog, which raises alarms."""
+    named = [part for name in pipelines for part in ("--pipeline", name)]
+    return Service(
+        "watchdog",
+        [sys.executable, "-m", "sundial", "watchdog", *named],
+        settings.logs / "watchdog.log",
+        lambda: True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from sundial.errors import ServiceError
 from sundial.execution.delivery import describe_weeks
 from sundial.monitoring.watch import read_watch
 from sundial.monitoring.weeks import list_weeks
+from sundial.operations.alarms import read_standing
 from sundial.operations.notices import read_notices
 from sundial.operations.prefect_api import PrefectApi
 from sundial.pipeline import Pipeline
@@ -73,8 +75,9 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
     -------
     dict
         ``aliases``, ``server`` (its health, empty when down), ``prefect`` (bool), ``questions``, ``scheduled`` and
-        ``failed`` flow runs, ``weeks`` (when labels are mature, and reviews that are open or overdue), ``runs``,
-        ``notices`` and ``board`` (the last weeks, stage by stage, and how they were delivered); all JSON.
+        ``failed`` flow runs, ``alarms`` that stand, ``weeks`` (when labels are mature, and reviews that are open or
+        overdue), ``runs``, ``notices`` and ``board`` (the last weeks, stage by stage, and how they were delivered); all
+        JSON.
     """
     registry = Registry(settings)
     aliases = {}
@@ -106,6 +109,7 @@ def read_status(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
         "failed": [],
         "weeks": [week.as_dict() for week in list_weeks(pipeline, settings)[-4:]],
         "runs": runs[-8:],
+        "alarms": [asdict(alarm) for alarm in read_standing(settings).alarms.values()],
         "notices": read_notices(settings, last=5),
         "watch": next((seen for run in reversed(promoted) if (seen := read_watch(run))), {}),
     }

@@ -167,6 +167,10 @@ def print_status(found: dict[str, Any], settings: Settings) -> None:
     say(f"{'Prefect':<14}{'up at ' if found['prefect'] else 'down at '}{settings.prefect_api_url}", highlight=False)
     if found["watch"]:
         say(f"{'watch':<14}{found['watch']['state']}: {found['watch']['said']}", highlight=False, soft_wrap=True)
+    for alarm in found["alarms"]:
+        where = " ".join(filter(None, [alarm["pipeline"], alarm["week"]]))
+        say(f"\nALARM since {alarm['raised_at'][:16]} UTC, {where} {alarm['kind']}", style="bold red", highlight=False)
+        say(f"  {alarm['cause']}\n  {alarm['report']}\n  {alarm['resume']}", highlight=False, soft_wrap=True)
     for title, key in (("Waits for a person", "questions"), ("Comes next", "scheduled"), ("Failed", "failed")):
         if found[key]:
             say(f"\n{title}")

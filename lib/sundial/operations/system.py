@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from sundial.errors import PipelineError, ServiceError
+from sundial.operations.alarms import read_standing
+from sundial.operations.faults import find_missed
 from sundial.operations.prefect_api import FlowRun, PrefectApi
 from sundial.operations.services import (
     Supervisor,
@@ -119,12 +122,22 @@ def bring_up(supervisor: Supervisor, *pipelines: Pipeline, say: Callable[[str], 
             found = [api.find_deployment("rollback", item.name) for item in pipelines]
             return all(one is not None and one.get("status") == "READY" for one in found)
 
-        supervisor.add(worker(settings, [item.name for item in pipelines], is_registered)).wait_ready()
+        started = supervisor.add(worker(settings, [item.name for item in pipelines], is_registered))
+        started.wait_ready()
+        if own_server:
+            started.before_restart = lambda: adopt_all(settings, *pipelines)
         for one in serving:
             one.wait_ready()
             say(f"{one.name:<13} {one.address}  (POST /invocations, GET /health)")
         say(f"reports       {serving[0].address}/reports/")
         say(f"logs          {settings.logs}")
+
+
+def adopt_all(settings: Settings, *pipelines: Pipeline) -> None:
+    """Start again what was running when the worker died, of all pipelines."""
+    with PrefectApi(settings=settings) as api:
+        for pipeline in pipelines:
+            adopt_orphans(api, pipeline)
 
 
 def adopt_orphans(api: PrefectApi, pipeline: Pipeline) -> list[FlowRun]:
@@ -173,3 +186,31 @@ def check_schedule(settings: Settings, pipeline: Pipeline) -> FlowRun:
         f"{SCHEDULE_SECONDS:.0f} s",
         hint=f"see {settings.logs / 'prefect-server.log'}; a known cause is SQLAlchemy 2.1 with Prefect 3.8",
     )
+
+
+def catch_up(settings: Settings, pipeline: Pipeline) -> FlowRun | None:
+    """Start the last release that the schedule missed while the system was down; one, however many were missed.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where things are.
+    pipeline : Pipeline
+        Whose schedule.
+
+    Returns
+    -------
+    FlowRun or None
+        What was started; None when nothing was missed, or Prefect still has it and starts it by itself.
+    """
+    known = read_standing(settings).memory.get("schedules", {}).get(pipeline.name)
+    at = datetime.now(UTC)
+    if known is None or not find_missed(pipeline, settings, since=datetime.fromisoformat(known["since"]), at=at):
+        return None
+    due = pipeline.schedule.last_before(at - pipeline.schedule.starts_within)
+    with PrefectApi(settings=settings) as api:
+        coming = api.find(pipeline.name, flow="release", states=["SCHEDULED", "PENDING", "RUNNING"])
+        if any(item.starts is not None and due <= item.starts <= at for item in coming):
+            return None
+        name, key = f"catch-up release of {due:%Y-%m-%d}", f"catch-up {pipeline.name} {due.isoformat()}"
+        return api.start("release", pipeline.name, {"pipeline": pipeline.name}, name=name, at=due, key=key)

@@ -21,8 +21,25 @@ from sundial.settings import Settings
 Step = Literal["release", "comparison", "monitoring"]
 
 
+def find_release(pipeline: str, key: str, settings: Settings | None = None) -> Run | None:
+    """Find the release that was begun with a key; None when none was."""
+    runs = list_runs(pipeline, kind="release", settings=settings) if key else []
+    return next((run for run in reversed(runs) if run.manifest().get("key") == key), None)
+
+
+def is_outdated(pipeline: Pipeline, scheduled: datetime, at: datetime | None = None) -> bool:
+    """Tell whether a later start of the schedule has come since: that release stands for all that were missed."""
+    return pipeline.schedule.next_after(scheduled) <= (at or datetime.now(UTC))
+
+
 def begin_release(
-    pipeline: Pipeline, as_of: str, *, started_by: str, key: str = "", settings: Settings | None = None
+    pipeline: Pipeline,
+    as_of: str,
+    *,
+    started_by: str,
+    key: str = "",
+    scheduled: datetime | None = None,
+    settings: Settings | None = None,
 ) -> Run:
     """Make the run of a weekly release, or find the one that was begun with the same key.
 
@@ -36,6 +53,8 @@ def begin_release(
         Who or what started it, for the manifest.
     key : str
         Identity of the start, such as a flow run's; a second call with it goes on where the first stopped.
+    scheduled : datetime, optional
+        When it was to start, which says for which week it is, however late it does; now by default.
     settings : Settings, optional
         Read from the environment by default.
 
@@ -43,12 +62,13 @@ def begin_release(
     -------
     Run
     """
-    for run in list_runs(pipeline.name, kind="release", settings=settings):
-        if key and run.manifest().get("key") == key:
-            return run
-    date = pd.Timestamp(as_of) if as_of else pd.Timestamp(pipeline.as_of(datetime.now(UTC)))
+    begun = find_release(pipeline.name, key, settings)
+    if begun is not None:
+        return begun
+    moment = scheduled or datetime.now(UTC)
+    date = pd.Timestamp(as_of) if as_of else pd.Timestamp(pipeline.as_of(moment))
     run = create_run(pipeline.name, date, kind="release", started_by=started_by, settings=settings)
-    run.update(key=key)
+    run.update(key=key, scheduled=moment.isoformat(timespec="seconds"))
     record_environment(run)
     return run
 
