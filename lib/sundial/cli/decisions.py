@@ -44,7 +44,7 @@ def resume(
 
     What is finished is not done again. Outputs that a disk lost are put back first, where they come out the same.
 
-    Example: sundial resume flights-2013-10-07-20261125T060003Z-1a2b3
+    Example: sundial resume payments-2013-10-07-20261125T060003Z-1a2b3
     """
     from sundial.operations.prefect_api import PrefectApi
     from sundial.operations.resuming import resume as resume_run
