@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sundial.cli import main
+from sundial.declarations import Schedule
 from sundial.formats import hash_file
-from sundial.operations.alarms import raise_alarms, read_standing
+from sundial.operations.alarms import Alarm, raise_alarms, read_standing
 from sundial.operations.system import catch_up
 from sundial.operations.watchdog import look
 from sundial.runs import Run, list_runs
@@ -22,26 +24,42 @@ def releases(system: System) -> list[Run]:
     return list_runs("tiny", kind="release", settings=system.settings)
 
 
+def missed_schedule(system: System) -> Schedule:
+    """Give a weekly schedule whose last start was a moment ago, and after every release of the tests before."""
+    begun = [datetime.fromisoformat(run.manifest()["created"]) for run in releases(system)]
+    while (start := datetime.now(UTC).replace(second=0, microsecond=0)) <= max(begun, default=start - timedelta(1)):
+        time.sleep(1)
+    cron = f"{start.minute} {start.hour} * * {start.isoweekday() % 7}"
+    return system.pipeline.schedule.model_copy(update={"cron": cron, "starts_within": timedelta(0)})
+
+
+def alarms_of(run: Run, system: System) -> list[Alarm]:
+    """Look as the watchdog does, and list what stands of a run."""
+    look(system.settings, ["tiny"])
+    return [alarm for alarm in read_standing(system.settings).alarms.values() if alarm.run == run.name]
+
+
 def test_three_missed_weeks_are_caught_up_with_by_one_release_which_breaks_and_goes_on(
     system: System, capsys: pytest.CaptureFixture[str]
 ):
     """One release, of the last week; its fault is one alarm; resumed, it repeats nothing, and a lost file is back."""
+    schedule = missed_schedule(system)
+    pipeline = system.pipeline.model_copy(update={"schedule": schedule})
+    known = {run.name for run in releases(system)}
     since = datetime.now(UTC) - timedelta(days=23)
-    schedule = f"{system.pipeline.schedule.cron} {system.pipeline.schedule.timezone}"
-    raise_alarms(
-        [], system.settings, memory={"schedules": {"tiny": {"schedule": schedule, "since": since.isoformat()}}}
-    )
-    due = system.pipeline.schedule.last_before(datetime.now(UTC) - system.pipeline.schedule.starts_within)
+    written = f"{schedule.cron} {schedule.timezone}"
+    raise_alarms([], system.settings, memory={"schedules": {"tiny": {"schedule": written, "since": since.isoformat()}}})
+    due = schedule.last_before(datetime.now(UTC))
     with system.sabotaged("06_train_model"):
-        caught = catch_up(system.settings, system.pipeline)
-        assert catch_up(system.settings, system.pipeline) is None, "a second release for the same weeks"
+        caught = catch_up(system.settings, pipeline)
+        assert caught is not None
+        assert catch_up(system.settings, pipeline) is None, "a second release for the same weeks"
         assert "FAILED" == system.wait(caught, ENDED).state
-    (run,) = releases(system)
-    assert (system.pipeline.as_of(due), due) == (run.as_of.date(), datetime.fromisoformat(run.manifest()["scheduled"]))
+    (run,) = [run for run in releases(system) if run.name not in known]
+    assert (pipeline.as_of(due), due) == (run.as_of.date(), datetime.fromisoformat(run.manifest()["scheduled"]))
 
-    look(system.settings, ["tiny"])
-    (alarm,) = read_standing(system.settings).alarms.values()
-    assert ("failed", run.name, "06_train_model") == (alarm.kind, alarm.run, alarm.stage)
+    (alarm,) = alarms_of(run, system)
+    assert ("failed", "06_train_model") == (alarm.kind, alarm.stage)
     assert alarm.cell is not None
     assert "sabotage in the cell" in alarm.text
     assert f"sundial resume {run.name}" == alarm.resume
@@ -54,8 +72,7 @@ def test_three_missed_weeks_are_caught_up_with_by_one_release_which_breaks_and_g
     assert "COMPLETED" == system.wait(caught, ENDED).state
     assert before == run.stage_record("01_query_data"), "01 ran again"
     assert before["outputs"]["parcels"]["sha256"] == hash_file(output)
-    look(system.settings, ["tiny"])
-    assert {} == read_standing(system.settings).alarms
+    assert [] == alarms_of(run, system)
     assert 1 == main(["resume", run.name]), "nothing has stopped"
 
 

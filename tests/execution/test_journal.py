@@ -13,8 +13,8 @@ from pathlib import Path
 
 import nbformat
 
-from sundial.execution.journal import journal_path, recover
-from sundial.execution.notebooks import run_notebook
+from sundial.execution.journal import journal_path, read_states, recover
+from sundial.execution.notebooks import find_cell, run_notebook
 from sundial.execution.runner import recover_run, run_stage
 from sundial.runs import create_run
 from sundial.settings import Settings
@@ -100,6 +100,7 @@ def test_a_stage_whose_runner_was_killed_is_failed(demo: Path) -> None:
     run_and_kill(write_loose(demo.parent / "loose.ipynb"), folder / "notebook.ipynb", {})
     run.update_stage("02_use", status="running", as_of="2013-09-30")
 
+    assert read_states(folder / "notebook.ipynb").index("running") + 1 == find_cell(folder)
     assert ["02_use"] == recover_run(run)
     assert [] == recover_run(run)
     assert "was killed" in run.stage_record("02_use")["error"]["cause"]

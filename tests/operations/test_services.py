@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -97,8 +98,9 @@ def test_a_service_that_is_never_ready_is_given_up(tmp_path: Path):
 
 
 def test_a_service_that_dies_is_started_again(tmp_path: Path):
-    """The watcher says so, and there is a new process."""
+    """The watcher says so, tells who is to raise an alarm, and there is a new process."""
     said: list[str] = []
+    ended: queue.Queue[str] = queue.Queue()
 
     class EnoughError(Exception):
         """Ends the watch."""
@@ -117,8 +119,9 @@ def test_a_service_that_dies_is_started_again(tmp_path: Path):
         service.command = code  # the second life is short, which ends this test
 
         with pytest.raises(EnoughError):
-            supervisor.watch(say=say, poll=0.05)
+            supervisor.watch(say=say, ended=ended.put, poll=0.05)
 
+    assert "mortal" == ended.get(timeout=5)
     assert "mortal ended with -9; starting it again" in said[0]
     assert service.process.pid != first
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from sundial.cli import main
-from sundial.operations.alarms import read_standing
+from sundial.operations.alarms import raise_alarms, read_standing
+from sundial.operations.faults import find_flow_faults, find_interrupted
 from sundial.operations.notices import read_notices
 from sundial.operations.watchdog import keep_watch, look
 from sundial.release.turns import take_turn, whose_turn
@@ -223,6 +224,38 @@ def test_a_killed_worker_is_an_alarm_and_a_living_one_is_none(settings: Settings
     assert ("not finished", run.name, "".join(stage)) == (alarm.kind, alarm.run, alarm.stage)
     assert "gone" in alarm.cause
     assert whose_turn("tiny", settings) is None
+
+
+def test_a_release_that_ends_by_an_error_has_not_ended(settings: Settings):
+    """Whatever the error was, and whether or not Prefect could be told of it: nobody is at the release any more."""
+    run = release(datetime.now(UTC))
+    run.update_stage("06_train_model", status="succeeded")
+    with suppress(ConnectionError), take_turn("tiny", "a flow run", settings) as turn:
+        turn.note(run)
+        raise ConnectionError("Prefect does not answer")
+    raised, _ = look(settings, ["tiny"])
+
+    (alarm,) = [alarm for alarm in raised if alarm.run]
+    assert ("not finished", run.name) == (alarm.kind, alarm.run)
+    assert "after 06_train_model" in alarm.cause
+    (said,) = find_flow_faults("f", "a flow run", {"pipeline": "tiny", "run": run.name}, "no answer", settings)
+    assert (alarm.key, "a flow run ended: no answer") == (said.key, said.cause), "one fault, two alarms"
+
+
+def test_a_service_that_ends_is_an_alarm_about_what_was_under_way(settings: Settings):
+    """Stage and run are named while one runs, and none otherwise; it is cleared when the stage has succeeded."""
+    run = release(datetime.now(UTC))
+    with releasing(run, "06_train_model"):
+        (alarm,) = find_interrupted("worker", ["tiny"], settings)
+        assert ("server down", run.name, "06_train_model") == (alarm.kind, alarm.run, alarm.stage)
+        assert "the worker ended" in alarm.cause
+        raise_alarms([alarm], settings)
+    run.update_stage("06_train_model", status="succeeded")
+    (other,) = find_interrupted("worker", ["tiny"], settings)
+    assert "" == other.run
+
+    _, cleared = look(settings, ["tiny"])
+    assert [alarm.key] == [item.key for item in cleared]
 
 
 def test_a_release_that_does_not_end_is_an_alarm(settings: Settings):

@@ -27,8 +27,15 @@ def up(
     Example: sundial up --pipeline payments
     """
     settings, pipelines = open_pipelines(pipeline)
+    from sundial.operations.alarms import raise_alarms
+    from sundial.operations.faults import find_interrupted
     from sundial.operations.services import Supervisor, watchdog
     from sundial.operations.system import bring_up, catch_up, check_schedule
+
+    names = [declared.name for declared in pipelines]
+
+    def tell_ended(service: str) -> None:
+        raise_alarms(find_interrupted(service, names, settings), settings)
 
     end_like_ctrl_c()
     with Supervisor(settings) as supervisor:
@@ -40,9 +47,9 @@ def up(
             print(f"next release  {following.starts:%Y-%m-%d %H:%M %Z} ({declared.schedule.cron}{which})", flush=True)
             if late := catch_up(settings, declared):
                 print(f"missed        {late.name} starts now{which}", flush=True)
-        supervisor.add(watchdog(settings, [declared.name for declared in pipelines]))
+        supervisor.add(watchdog(settings, names))
         print("Up. Ctrl-C ends all of it; waits and schedules go on when it is started again.", flush=True)
-        supervisor.watch(say=lambda text: print(text, file=sys.stderr, flush=True))
+        supervisor.watch(say=lambda text: print(text, file=sys.stderr, flush=True), ended=tell_ended)
 
 
 @app.command()

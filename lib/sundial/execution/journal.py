@@ -74,6 +74,30 @@ def journal_path(notebook: Path) -> Path:
     return notebook.with_name(f".{notebook.name}.journal")
 
 
+def read_states(notebook: Path) -> list[str | None]:
+    """Tell how the cells of an executed notebook stand, also while it runs or after its runner was killed.
+
+    Parameters
+    ----------
+    notebook : Path
+        An executed notebook; nothing is changed.
+
+    Returns
+    -------
+    list of str or None
+        What papermill calls the state of each cell, such as ``completed``, ``running`` or ``failed``.
+    """
+    whole = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    states: list[str | None] = [cell.metadata.get("papermill", {}).get("status") for cell in whole.cells]
+    path = journal_path(notebook)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if lines and json.loads(lines[0]).get("notebook") == hash_file(notebook):
+        for line in map(json.loads, lines[1:]):
+            if "papermill" in line:
+                states[line["cell"]] = line["papermill"].get("status")
+    return states
+
+
 def recover(notebook: Path) -> bool:
     """Put what a journal holds into the notebook that was never finished, and mark where it was killed.
 

@@ -229,11 +229,14 @@ def find_cell(folder: Path) -> int | None:
     """
     import nbformat
 
+    from sundial.execution.journal import read_states
+
+    path = folder / "notebook.ipynb"
     try:
-        cells = nbformat.read(folder / "notebook.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
+        cells = nbformat.read(path, as_version=4).cells  # type: ignore[no-untyped-call]
+        states = read_states(path)
     except (OSError, ValueError):
         return None
-    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
     index = next((index for index, state in enumerate(states) if state in ("running", "failed")), None)
     if index is None:
         return None

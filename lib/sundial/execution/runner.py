@@ -202,6 +202,8 @@ def _run_stage(
         stopped = _describe(cell, "", repr(interruption), f"{stage} was stopped{where}: its process was ended")
         with suppress(OSError):  # on a full disk: what stopped it says more
             run.update_stage(stage, status="failed", error=stopped)
+        if isinstance(interruption, OSError) and not isinstance(interruption, StageFailedError):
+            raise _explain_disk(stage, interruption, cell) from interruption
         raise
     try:
         run.update_stage(
@@ -227,11 +229,15 @@ def _run_stage(
     return run.stage_record(stage)
 
 
-def _explain_disk(stage: str, error: OSError) -> StageFailedError:
+def _explain_disk(stage: str, error: OSError, cell: int | None = None) -> StageFailedError:
     """Say that artifacts cannot be written, where there is not even room to write that down."""
-    cause = f"{type(error).__name__}: {error}"
+    where = f" in cell {cell}" if cell else ""
     return StageFailedError(
-        f"{stage} failed: artifacts cannot be written: {error}", stage=stage, cause=cause, hint="make room, then resume"
+        f"{stage} failed{where}: artifacts cannot be written: {error}",
+        stage=stage,
+        cell=cell,
+        cause=f"{type(error).__name__}: {error}",
+        hint="make room, then resume",
     )
 
 

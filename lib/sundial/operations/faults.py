@@ -6,7 +6,8 @@ dies; and by the schedule. A stage that says it is running, and at which nobody 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -139,13 +140,17 @@ def find_flow_faults(
         found = find_broken(load_pipeline(pipeline, settings), settings, at=datetime.now(UTC))
     except PipelineError:
         found = []
-    own = [alarm for alarm in found if run and alarm.run == run and alarm.kind != "not finished"]
+    about = [alarm for alarm in found if run and alarm.run == run]
+    own = [alarm for alarm in about if alarm.kind != "not finished"]
     week = str(parameters.get("as_of") or (f"{begun.as_of:%Y-%m-%d}" if begun else ""))
+    said = f"{name} ended: {reason.strip().partition(chr(10))[0] or 'no reason given'}"
+    if about and not own:  # the files know where it stopped, and the flow run why
+        return [replace(about[0], kind="failed", cause=said)]
     return own or [
         Alarm(
             key=f"flow run {flow_run} failed",
             kind="failed",
-            cause=f"{name} ended: {reason.strip().partition(chr(10))[0] or 'no reason given'}",
+            cause=said,
             pipeline=pipeline,
             week=week,
             run=run,
@@ -153,6 +158,50 @@ def find_flow_faults(
             resume=f"sundial resume {run or flow_run}",
         )
     ]
+
+
+def find_interrupted(service: str, pipelines: Iterable[str], settings: Settings) -> list[Alarm]:
+    """Say that a part of the system ended, and which stages were under way then.
+
+    Parameters
+    ----------
+    service : str
+        What ended, such as ``worker``.
+    pipelines : iterable of str
+        Names of those that it serves.
+    settings : Settings
+        Where their runs are.
+
+    Returns
+    -------
+    list of Alarm
+        One for each stage that was under way; one that names none when none was.
+    """
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    said = f"the {service} ended, and is started again"
+    found = []
+    for name in pipelines:
+        for run in list_runs(name, kind="release", settings=settings)[-LOOKED_AT:]:
+            for stage, record in run.stages().items():
+                if record.get("status") != "running":
+                    continue
+                cell = find_cell(run.stage_folder(stage))
+                where = f", in cell {cell}" if cell else ""
+                found.append(
+                    Alarm(
+                        key=f"{service} ended {at} {run.name}/{stage}",
+                        kind="server down",
+                        cause=f"{said}; {stage} was under way{where}",
+                        pipeline=name,
+                        week=f"{run.as_of:%Y-%m-%d}",
+                        run=run.name,
+                        stage=stage,
+                        cell=cell,
+                        report=find_report(name, run.name, settings, stage),
+                        resume=f"nothing, if it goes on by itself; else: sundial resume {run.name}",
+                    )
+                )
+    return found or [Alarm(f"{service} ended {at}", "server down", said, resume="nothing, if it stays up")]
 
 
 def kind_of(cause: str) -> Kind:
@@ -211,7 +260,7 @@ def _judge_release(
     done = [name for name, record in stages.items() if record.get("status") == "succeeded"]
     if was_left(run, settings):
         where = f"after {done[-1]}" if done else "before its first stage"
-        said = f"the release was left {where}: the process that ran it is gone"
+        said = f"the release was left {where}: the process that ran it is gone, or met an error"
         return [Alarm(f"{run.name} left after {len(done)}", "not finished", said, **about)]
     begun = _moment(run.manifest().get("created", ""))
     if run.manifest().get("under_way") and begun is not None and at - begun > pipeline.schedule.ends_within:

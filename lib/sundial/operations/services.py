@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,6 +26,9 @@ from sundial.settings import Settings
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 8.0
+# A service that was up for so long is no service that cannot start: what it does next is counted anew.
+STEADY_SECONDS = 20.0
+MOST_RESTARTS = 10
 # Nobody but us needs to know that somebody turns a sundial.
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -110,10 +114,12 @@ class Service:
     before_restart: Callable[[], object] = lambda: None
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
+    started: float = 0.0
 
     def start(self, cwd: Path) -> None:
         """Start the process, in a session of its own so that a Ctrl-C reaches only the one who watches it."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.started = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  our own programs
                 self.command,
@@ -224,34 +230,52 @@ class Supervisor:
             if previous is not None:
                 signal.signal(signal.SIGINT, previous)
 
-    def watch(self, *, say: Callable[[str], None], poll: float = 1.0) -> None:
-        """Watch until interrupted; a service that died is started again, slower each time.
+    def watch(
+        self, *, say: Callable[[str], None], ended: Callable[[str], object] = lambda _: None, poll: float = 1.0
+    ) -> None:
+        """Watch until interrupted; a service that died is started again, slower each time that it dies soon.
+
+        Parameters
+        ----------
+        say : callable
+            Told of it in a sentence.
+        ended : callable
+            Told the name of the service, in a thread of its own: whoever is slow to hear of it holds nothing up.
+        poll : float
+            Seconds between two looks.
 
         Raises
         ------
         ServiceError
-            When one died ten times.
+            When one died eleven times, each time soon.
         """
+        waiting: set[str] = set()
         while True:
             time.sleep(poll)
             for service in self.services:
                 if service.is_running:
                     continue
-                service.restarts += 1
+                steady = time.monotonic() - service.started > STEADY_SECONDS
+                service.restarts = 1 if steady else service.restarts + 1
                 code = service.process.returncode if service.process else None
-                if service.restarts > 10:
+                if service.restarts > MOST_RESTARTS:
                     raise ServiceError(
                         f"{service.name} ended {service.restarts} times:\n{tail(service.log)}",
                         hint=f"see {service.log}",
                     )
-                say(f"{service.name} ended with {code}; starting it again ({service.log})")
+                if service.name not in waiting:
+                    say(f"{service.name} ended with {code}; starting it again ({service.log})")
+                    threading.Thread(target=ended, args=(service.name,), name="service-ended", daemon=True).start()
                 service.end_group()
                 time.sleep(min(2**service.restarts, 30) - 1)
                 try:
                     service.before_restart()
                 except ServiceError as error:  # another of ours is down as well: once more, a little later
                     say(f"{service.name} waits: {error.message}")
+                    service.started = time.monotonic()
+                    waiting.add(service.name)
                     continue
+                waiting.discard(service.name)
                 service.start(self.settings.root)
 
 

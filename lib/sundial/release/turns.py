@@ -39,7 +39,7 @@ class Turn:
     run: Run | None = None
 
     def note(self, run: Run) -> None:
-        """Say which run the release works on; the run says that somebody is at it until the turn ends."""
+        """Say which run the release works on; the run is under way until the turn ends well."""
         self.run = run
         self.said["run"] = run.name
         write_json_atomically(self.path, self.said)
@@ -65,9 +65,10 @@ def take_turn(pipeline: str, by: str, settings: Settings) -> Iterator[Turn]:
         write_json_atomically(turn.path, turn.said)
         try:
             yield turn
-        finally:
+            # one that ends by an error stays under way: nobody is at it, and it has not ended
             if turn.run is not None:
                 turn.run.update(under_way=False)
+        finally:
             turn.path.unlink(missing_ok=True)
 
 
@@ -83,7 +84,7 @@ def whose_turn(pipeline: str, settings: Settings) -> dict[str, Any] | None:
 
 
 def was_left(run: Run, settings: Settings) -> bool:
-    """Tell whether the release that a run is of went away without an end: killed, or its machine died."""
+    """Tell whether the release that a run is of stopped without an end: by an error, killed, or with its machine."""
     if not run.manifest().get("under_way"):
         return False
     holder = whose_turn(run.pipeline, settings)
