@@ -30,6 +30,8 @@ class FlowRun:
         When it is to start, or did.
     keys : dict
         Where the form of a suspended run is: ``schema``, ``description`` and ``response``.
+    ended : datetime or None
+        When it did.
     """
 
     id: str
@@ -41,6 +43,7 @@ class FlowRun:
     tags: tuple[str, ...]
     starts: datetime | None
     keys: dict[str, str] = field(default_factory=dict)
+    ended: datetime | None = None
 
     @property
     def flow(self) -> str:
@@ -77,4 +80,5 @@ def read_flow_run(data: Mapping[str, Any]) -> FlowRun:
         tags=tuple(data.get("tags") or ()),
         starts=datetime.fromisoformat(when) if when else None,
         keys=(state.get("state_details") or {}).get("run_input_keyset") or {},
+        ended=datetime.fromisoformat(data["end_time"]) if data.get("end_time") else None,
     )

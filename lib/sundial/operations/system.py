@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sundial.errors import PipelineError, ServiceError
 from sundial.operations.alarms import read_standing
@@ -24,6 +24,8 @@ from sundial.settings import Settings
 
 # Prefect's scheduler looks every 5 s for what it has not scheduled yet
 SCHEDULE_SECONDS = 45.0
+# how long before its worker is started again a flow run may have been aborted with the old one
+CRASHED_WITH_WORKER = timedelta(seconds=45)
 
 
 def check_writable(settings: Settings) -> None:
@@ -135,12 +137,13 @@ def bring_up(supervisor: Supervisor, *pipelines: Pipeline, say: Callable[[str], 
 
 def adopt_all(settings: Settings, *pipelines: Pipeline) -> None:
     """Start again what was running when the worker died, of all pipelines."""
+    since = datetime.now(UTC) - CRASHED_WITH_WORKER
     with PrefectApi(settings=settings) as api:
         for pipeline in pipelines:
-            adopt_orphans(api, pipeline)
+            adopt_orphans(api, pipeline, since)
 
 
-def adopt_orphans(api: PrefectApi, pipeline: Pipeline) -> list[FlowRun]:
+def adopt_orphans(api: PrefectApi, pipeline: Pipeline, since: datetime | None = None) -> list[FlowRun]:
     """Start again what was running when the last worker died; nothing else can be running before ours starts.
 
     Parameters
@@ -149,6 +152,8 @@ def adopt_orphans(api: PrefectApi, pipeline: Pipeline) -> list[FlowRun]:
         Of a server that only our worker uses.
     pipeline : Pipeline
         Whose flow runs.
+    since : datetime, optional
+        When the worker died: a flow run that was aborted with it, and could still say so, goes on too.
 
     Returns
     -------
@@ -156,6 +161,9 @@ def adopt_orphans(api: PrefectApi, pipeline: Pipeline) -> list[FlowRun]:
         Those that were put back.
     """
     orphans = api.find(pipeline.name, states=["RUNNING", "PENDING"])
+    if since is not None:
+        crashed = api.find(pipeline.name, states=["CRASHED"])
+        orphans += [item for item in crashed if item.ended is not None and item.ended >= since]
     for orphan in orphans:
         api.set_state(orphan, "SCHEDULED", name="AwaitingRetry", message="its worker went away; it goes on")
     return orphans
