@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz lab up check format lock bench-cache bench-evidence bench-experiment bench-instant bench-notebooks bench-rollback bench-serving bench-shadow bench-staleness bench-your-model clean
+.PHONY: help setup demo test fuzz lab up check format lock bench-cache bench-evidence bench-experiment bench-faults bench-instant bench-notebooks bench-rollback bench-serving bench-shadow bench-staleness bench-your-model clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -67,6 +67,9 @@ bench-rollback: $(READY)
 
 bench-instant: $(READY)
 	@PYTHONPATH=tests/serving $(BIN)/python tests/benchmarks/bench_instant.py
+
+bench-faults: $(READY)
+	@$(BIN)/python -m tests.benchmarks.faults $(ARGUMENTS)
 
 bench-staleness: $(READY)
 	@$(BIN)/python -m tests.benchmarks.staleness
