@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz lab up check format lock bench-cache bench-evidence bench-experiment bench-faults bench-instant bench-notebooks bench-rollback bench-serving bench-shadow bench-staleness bench-your-model clean
+.PHONY: help setup demo test fuzz lab up check format lock bench-cache bench-evidence bench-experiment bench-growth bench-faults bench-instant bench-notebooks bench-rollback bench-serving bench-shadow bench-staleness bench-your-model clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -73,6 +73,9 @@ bench-faults: $(READY)
 
 bench-staleness: $(READY)
 	@$(BIN)/python -m tests.benchmarks.staleness
+
+bench-growth: $(READY)
+	@$(BIN)/python -m tests.benchmarks.growth $(ARGUMENTS)
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks/ $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.news_url=None \

@@ -7,14 +7,13 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, Failed
 
-from flows.stages import show, stage, start, tell
+from flows.stages import fetch, show, stage, start, tell
 from sundial.errors import GateFailedError
 from sundial.execution.approval_page import render_approval
 from sundial.operations.handover import is_candidate, wait_for_shadow
 from sundial.pipeline import load_pipeline
 from sundial.release.approval import evidence_hash
 from sundial.release.steps import pass_gates
-from sundial.runs import open_run
 
 
 @flow(name="comparison", on_failure=[tell], on_crashed=[tell])
@@ -30,7 +29,7 @@ def comparison(pipeline: str, run: str, as_of: str, since: str = "") -> Any:
     since : str
         First event time to compare; when the candidate went into the shadow by default.
     """
-    declared, opened = load_pipeline(pipeline), open_run(run)
+    declared, opened = load_pipeline(pipeline), fetch(pipeline, run)
     if not is_candidate(opened):
         return Completed(name="Superseded", message=f"{run} is no longer the candidate in shadow")
     wait_for_shadow(opened)

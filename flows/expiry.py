@@ -10,10 +10,9 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, Failed
 
-from flows.stages import tell
+from flows.stages import fetch, tell
 from sundial.release.evidence import Kind
 from sundial.release.expiry import describe_expired
-from sundial.runs import open_run
 
 
 @flow(name="expiry", on_failure=[tell], on_crashed=[tell])
@@ -29,5 +28,5 @@ def expiry(pipeline: str, run: str, kind: Kind, evidence: str) -> Any:
     evidence : str
         Hash of what was shown.
     """
-    said = describe_expired(open_run(run), kind, evidence)
+    said = describe_expired(fetch(pipeline, run), kind, evidence)
     return Failed(name="Expired", message=said) if said else Completed(message="nothing waits for an answer any more")

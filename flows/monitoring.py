@@ -7,12 +7,11 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed
 
-from flows.stages import show, stage, start, tell
+from flows.stages import fetch, show, stage, start, tell
 from sundial.errors import GateFailedError
 from sundial.pipeline import load_pipeline
 from sundial.release.approval import evidence_hash
 from sundial.release.steps import pass_gates
-from sundial.runs import open_run
 
 
 @flow(name="monitoring", on_failure=[tell], on_crashed=[tell])
@@ -26,7 +25,7 @@ def monitoring(pipeline: str, run: str, as_of: str) -> Any:
     as_of : str
         The day the labels are mature.
     """
-    declared, opened = load_pipeline(pipeline), open_run(run)
+    declared, opened = load_pipeline(pipeline), fetch(pipeline, run)
     stage(run, "12_monitor_production", as_of=as_of)
     failure = ""
     try:

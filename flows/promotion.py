@@ -12,11 +12,10 @@ from prefect import flow
 from prefect.states import Completed
 
 from flows.forms import ask_person
-from flows.stages import show, stage, start, tell
+from flows.stages import fetch, show, stage, start, tell
 from sundial.operations.handover import withdraw
 from sundial.pipeline import load_pipeline
 from sundial.release.steps import monitoring_date, wait_until
-from sundial.runs import open_run
 
 
 @flow(name="promotion", on_failure=[tell], on_crashed=[tell])
@@ -32,7 +31,7 @@ def promotion(pipeline: str, run: str, evidence: str, as_of: str) -> Any:
     as_of : str
         The date that it is in the run's time.
     """
-    declared, opened = load_pipeline(pipeline), open_run(run)
+    declared, opened = load_pipeline(pipeline), fetch(pipeline, run)
     decision = ask_person(opened, declared, "approval", evidence)
     if decision.decision == "reject":
         withdraw(opened, decision)

@@ -15,6 +15,7 @@ from sundial.experiments.shipping import carry, certify
 from sundial.operations.handover import soak_on_log, supersede
 from sundial.pipeline import Pipeline, load_pipeline
 from sundial.release.approval import evidence_hash
+from sundial.release.publishing import bring_in, publish_run
 from sundial.release.registry import Registry
 from sundial.release.steps import (
     begin_release,
@@ -46,6 +47,7 @@ def release(pipeline: str, as_of: str = "", refresh: bool = False, experiment: s
         Run of an experiment to ship: what it changed is carried, and what it found must come out again.
     """
     declared, settings, key = load_pipeline(pipeline), load_settings(), str(flow_run.id or "")
+    bring_in(pipeline, settings)
     with take_turn(pipeline, flow_run.name or "by hand", settings) as turn:
         due = flow_run.scheduled_start_time
         missed = "auto-scheduled" in flow_run.tags and find_release(pipeline, key) is None
@@ -53,6 +55,7 @@ def release(pipeline: str, as_of: str = "", refresh: bool = False, experiment: s
             return Completed(name="Superseded", message=f"a later release stands for that of {due:%Y-%m-%d %H:%M} UTC")
         run = begin_release(declared, as_of, started_by=f"flow run {flow_run.name}", key=key, scheduled=due)
         turn.note(run)
+        publish_run(run, settings)
         return make_candidate(run, declared, refresh, experiment)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 from prefect import flow
 
 from flows.forms import ask_person
-from flows.stages import show, stage, start, tell
+from flows.stages import fetch, show, stage, start, tell
 from sundial.pipeline import load_pipeline
-from sundial.runs import open_run
 
 
 @flow(name="review", on_failure=[tell], on_crashed=[tell])
@@ -25,7 +24,7 @@ def review(pipeline: str, run: str, evidence: str, as_of: str) -> Any:
     as_of : str
         The day the labels are mature.
     """
-    declared, opened = load_pipeline(pipeline), open_run(run)
+    declared, opened = load_pipeline(pipeline), fetch(pipeline, run)
     decision = ask_person(opened, declared, "review", evidence)
     said = {"decision": decision.decision, "reviewer": decision.name, "reason": decision.reason}
     stage(run, "13_review_production", as_of=as_of, parameters=said)

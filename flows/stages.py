@@ -19,6 +19,7 @@ from sundial.operations.alarms import raise_alarms
 from sundial.operations.faults import find_flow_faults
 from sundial.operations.prefect_api import PrefectApi
 from sundial.pipeline import find_serve_url
+from sundial.release.publishing import bring_in, publish_run
 from sundial.runs import Run, open_run
 from sundial.settings import load_settings
 
@@ -59,14 +60,21 @@ def stage(
     return page
 
 
+def fetch(pipeline: str, run: str) -> Run:
+    """Open a run, as whatever machine worked on it last has left it."""
+    bring_in(pipeline, load_settings())
+    return open_run(run)
+
+
 def show(run: Run, stage: str = "") -> str:
-    """Leave a link to a page of the run beside the flow run, and give its address."""
+    """Leave a link to a page of the run beside the flow run, publish the run, and give the page's address."""
     if not stage:  # whoever follows a link to the whole run finds all of it
         finish_pages(run, load_settings())
     address = find_serve_url(run.pipeline, load_settings())
     page = f"{address}/reports/{run.name}/{f'{stage}/report' if stage else 'index'}.html"
     key = f"{run.pipeline}-{stage or 'run'}".lower().replace("_", "-")  # Prefect takes lowercase, digits and dashes
     create_markdown_artifact(f"[{stage or run.name}]({page})", key=key, description=run.name)
+    publish_run(run, load_settings())
     return page
 
 

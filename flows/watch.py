@@ -7,10 +7,9 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, Failed
 
-from flows.stages import show, tell
+from flows.stages import fetch, show, tell
 from sundial.operations.watching import watch_production
 from sundial.pipeline import load_pipeline
-from sundial.runs import open_run
 
 
 @flow(name="watch", on_failure=[tell], on_crashed=[tell])
@@ -22,7 +21,7 @@ def watch(pipeline: str, run: str) -> Any:
     pipeline, run : str
         Names of the pipeline and of the run whose model was promoted.
     """
-    opened = open_run(run)
+    opened = fetch(pipeline, run)
     watched = watch_production(opened, load_pipeline(pipeline))
     show(opened)
     if watched.is_broken:

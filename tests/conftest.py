@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import ObjectStore, running_object_store
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "tiny"
 _scratch = pytest.StashKey[str]()
@@ -61,3 +63,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(root / "lib"))
     yield root
     sys.modules.pop("tiny", None)  # the next test has a folder of its own
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """Run a real S3 server."""
+    with running_object_store() as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the URL of an empty bucket, and the environment that opens it."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return object_store.make_bucket()

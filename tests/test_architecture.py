@@ -20,7 +20,7 @@ MODULES = [*sorted(LIB.rglob("*.py")), *sorted((ROOT / "flows").glob("*.py"))]
 # Each may import from its own line and from the lines above it.
 LAYERS = (
     ("errors", "syntax"),
-    ("settings", "declarations", "pipeline", "scraps", "formats", "reads"),
+    ("settings", "declarations", "pipeline", "scraps", "formats", "reads", "shelf"),
     ("runs",),
     ("stage", "soundness"),
     ("evaluation",),
@@ -29,6 +29,7 @@ LAYERS = (
     ("monitoring",),
     ("operations",),
     ("experiments",),
+    ("recovery",),
     ("replay",),
     ("cli", "__main__"),
 )

@@ -15,7 +15,7 @@ COMMANDS = ["up", "release", "approve", "rollback", "status", "serve", "shadow",
 COMMANDS += ["new", "try", "log"]
 COMMANDS += ["experiment", "ship", "ls", "diff", "rm"]
 COMMANDS += ["new", "try"]
-COMMANDS += ["history", "replay"]
+COMMANDS += ["history", "replay", "backup", "restore", "worker"]
 COMMANDS += ["resume", "watchdog"]
 
 

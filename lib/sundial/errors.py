@@ -25,6 +25,8 @@ SundialError                         everything below; catch this one to catch a
 │       └── AnswerRefusedError                     this answer does not count: the question is asked again
 ├── RequestError         ValueError  a request to the model server cannot be answered (4xx)
 ├── PredictionLogError   OSError     the prediction log cannot be written or read
+├── StoreError           OSError     a store, or a place of backups, cannot be read or written
+├── BackupError                      nothing can be restored from there, or not to here
 ├── DataError            ValueError  a table is not what the schema says
 │   ├── EmptyDataError                   a table without a row where there must be some
 │   └── StaleDataError                   a table of another date, or that has seen nothing new
@@ -210,6 +212,17 @@ class PredictionLogError(SundialError, OSError):
 
     # OSError.__str__ would print its own arguments
     __str__ = SundialError.__str__
+
+
+class StoreError(SundialError, OSError):
+    """A store, or a place of backups, cannot be read or written."""
+
+    # as above
+    __str__ = SundialError.__str__
+
+
+class BackupError(SundialError):
+    """Nothing can be restored from there, or not to here."""
 
 
 class DataError(SundialError, ValueError):

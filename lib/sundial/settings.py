@@ -10,15 +10,21 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 
 from sundial.errors import SettingsError, nearest
 
 SHORTEST_TOKEN = 16
+# Say that there is none, also where a .env file names one: an empty variable would leave that to the file.
+FILES, NO_STORE = "files", "none"
+# Of the work pool. What looks at the model server, its shadow or its files belongs on the machine that serves.
+RELEASES, SERVING = "releases", "serving"
+QUEUES = (RELEASES, SERVING)
 SECRET_BYTES = 16  # RFC 4226, requirement 6: a shared secret has at least 128 bits
 UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -136,6 +142,13 @@ class Settings(BaseSettings):
         Address of a Dask scheduler that the steps of a replay are spread over; empty for processes of this machine.
     replay_workers : int
         Steps of a replay at a time; 0 is one a processor of this machine.
+    store : str
+        Folder or URL, such as ``s3://bucket/prefix``, that several machines share: runs are published there and
+        registered models kept there; empty for this machine alone. Credentials are the environment's.
+    work_pool : str
+        Name of the Prefect work pool that workers of several machines take flow runs from; empty for one worker.
+    work_queues : tuple of str
+        What the worker of ``sundial up`` takes from it: ``releases``, ``serving`` or both, with a comma between.
     """
 
     model_config = SettingsConfigDict(
@@ -166,6 +179,9 @@ class Settings(BaseSettings):
     approver_secrets: dict[str, SecretStr] = Field(default_factory=dict)
     dask_scheduler: str = ""
     replay_workers: int = Field(default=0, ge=0)
+    store: str = ""
+    work_pool: str = ""
+    work_queues: Annotated[tuple[str, ...], NoDecode] = QUEUES
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +190,26 @@ class Settings(BaseSettings):
         values["root"] = root
         for name in ("artifacts", "notebooks"):
             values[name] = root / Path(str(values.get(name) or name)).expanduser()
+        if values.get("predictions_url") == FILES:
+            values["predictions_url"] = None
+        store = str(values.get("store") or NO_STORE)
+        values["store"] = "" if store == NO_STORE else store if "://" in store else str(root / Path(store).expanduser())
         return values
+
+    @field_validator("work_queues", mode="before")
+    @classmethod
+    def _split_queues(cls, queues: object) -> object:
+        names = tuple(part.strip() for part in queues.split(",")) if isinstance(queues, str) else queues
+        if not isinstance(names, tuple) or not names or not set(names) <= set(QUEUES):
+            raise ValueError(f"name one or more of {', '.join(QUEUES)}, with a comma between")
+        return names
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, store: str) -> str:
+        if urlsplit(store).password is not None:  # it stands in the registry and in messages
+            raise ValueError("an address with a password is no setting; leave the credentials in the environment")
+        return store.rstrip("/")
 
     @field_validator("token")
     @classmethod
@@ -238,6 +273,11 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """Address of the model registry: ``MLFLOW_TRACKING_URI``, or SQLite under artifacts."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.artifacts / 'mlflow.db'}"
+
+    @property
+    def registry_address(self) -> str:
+        """The same as people may see it: without a password."""
+        return re.sub(r"(?<=://)[^@/]*@", "***@", self.tracking_uri)
 
     @property
     def serve_url(self) -> str:

@@ -6,7 +6,16 @@ import sys
 
 import typer
 
-from sundial.cli import decisions, experiments, pipelines, replay, runs, shadows, system  # noqa: F401  they register
+from sundial.cli import (  # noqa: F401  they register
+    decisions,
+    experiments,
+    pipelines,
+    recovery,
+    replay,
+    runs,
+    shadows,
+    system,
+)
 from sundial.cli.application import app
 from sundial.errors import SundialError
 

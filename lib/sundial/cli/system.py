@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sundial.cli.application import PipelineOption, app, end_like_ctrl_c, open_pipeline, open_pipelines
-from sundial.errors import SettingsError, SundialError
+from sundial.errors import SettingsError, SundialError, nearest
 
 
 @app.command()
@@ -50,6 +50,41 @@ def up(
         supervisor.add(watchdog(settings, names))
         print("Up. Ctrl-C ends all of it; waits and schedules go on when it is started again.", flush=True)
         supervisor.watch(say=lambda text: print(text, file=sys.stderr, flush=True), ended=tell_ended)
+
+
+@app.command()
+def worker(
+    queue: Annotated[
+        list[str] | None, typer.Option(help="releases or serving; repeatable; releases by default.")
+    ] = None,
+) -> None:
+    """Take on work of a system that runs on another machine, until Ctrl-C.
+
+    Needs PREFECT_API_URL, MLFLOW_TRACKING_URI, SUNDIAL_STORE and SUNDIAL_WORK_POOL as they are there.
+
+    Example: sundial worker --queue releases
+    """
+    from sundial.operations.prefect_api import PrefectApi
+    from sundial.operations.services import Supervisor
+    from sundial.operations.services import worker as describe_worker
+    from sundial.operations.system import check_shared, check_writable
+    from sundial.settings import QUEUES, RELEASES, load_settings
+
+    settings, queues = load_settings(), queue or [RELEASES]
+    for name in queues:
+        if name not in QUEUES:
+            raise SettingsError(f"{name!r} is no queue", hint=nearest(name, QUEUES))
+    check_shared(settings)
+    check_writable(settings)
+    with PrefectApi(settings=settings) as api:
+        api.find_deployment("release", "any")  # an error that says what is wrong, before anything is started
+    end_like_ctrl_c()
+    with Supervisor(settings) as supervisor:
+        service = describe_worker(settings, ["--join"], lambda: True)
+        service.environment = {**service.environment, "SUNDIAL_WORK_QUEUES": ",".join(queues)}
+        supervisor.add(service)
+        print(f"Working for {settings.prefect_api_url}, pool {settings.work_pool}. Ctrl-C ends it.", flush=True)
+        supervisor.watch(say=lambda text: print(text, file=sys.stderr, flush=True))
 
 
 @app.command()

@@ -42,7 +42,14 @@ from sundial.settings import Settings, load_settings
 __all__ = ["Execution", "finish_pages", "finish_rendering", "recover_run", "run_notebook", "run_stage"]
 
 # Of no use in a notebook, and its outputs are for everybody's eyes.
-SECRETS = ("SUNDIAL_APPROVER_SECRETS", "SUNDIAL_NOTIFICATION_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+SECRETS = (
+    "SUNDIAL_APPROVER_SECRETS",
+    "SUNDIAL_NOTIFICATION_URL",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_API_KEY",
+)
 LOCK_ATTEMPTS = 4  # who only asks whether a stage is running holds its lock for microseconds
 
 logger = logging.getLogger("sundial.execution")

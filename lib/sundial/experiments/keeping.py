@@ -16,6 +16,7 @@ from sundial.execution.ingredients import compare_ingredients
 from sundial.execution.pages import flatten
 from sundial.execution.report import render_index
 from sundial.experiments.showing import diff_stage
+from sundial.release.publishing import unpublish_run
 from sundial.release.registry import Registry
 from sundial.runs import Kind, Run, list_runs
 from sundial.scraps import from_plain
@@ -159,6 +160,7 @@ def choose_removable(pipeline: str, keep: int, settings: Settings) -> tuple[list
 def remove_runs(runs: list[Run], settings: Settings) -> None:
     """Remove runs for good, each under a hidden name first, so that none is ever seen half; then tidy the index."""
     for run in runs:
+        unpublish_run(run, settings)
         hidden = run.folder.with_name(f".removing-{run.name}")
         run.folder.rename(hidden)
         shutil.rmtree(hidden)

@@ -53,7 +53,7 @@ def track_run(run: Run, settings: Settings) -> str:
     if manifest.get("mlflow_run"):
         return str(manifest["mlflow_run"])
     client = open_client(settings)
-    with translate_errors(f"{run.name} cannot be copied into MLflow at {settings.tracking_uri}"):
+    with translate_errors(f"{run.name} cannot be copied into MLflow at {settings.registry_address}"):
         experiment = _ensure_experiment(client, f"sundial/{run.pipeline}/runs", settings)
         tags = {
             name: str(manifest.get(name) or "") for name in ("run", "kind", "as_of", "commit", "started_by", "base")

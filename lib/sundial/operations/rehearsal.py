@@ -32,7 +32,7 @@ from sundial.pipeline import find_serve_url
 from sundial.release.history import PROMOTION, REHEARSAL, RESTORED, Move
 from sundial.release.models import ServableModel
 from sundial.release.registry import Registry
-from sundial.settings import Settings
+from sundial.settings import FILES, Settings
 
 # How long the server may take to answer with another version: it looks at the alias twice a second, and loads. Patient,
 # since giving up means no promotion: a fresh server on a busy machine takes half a minute to import what it needs.
@@ -234,11 +234,13 @@ class _Caller:
         return found
 
     def _is_at(self, version: int) -> bool:
+        """Tell whether every process behind the port answers with a version; one may still be loading the first."""
         try:
-            answer = self._client.get("/version")
-        except httpx.HTTPError:
+            health = self._client.get("/health").json()
+        except (httpx.HTTPError, ValueError):
             return False
-        return answer.is_success and str(answer.json().get("version")) == str(version)
+        workers = (health.get("workers") or {}).values()
+        return {str(each.get("version")) for each in (health, *workers)} == {str(version)}
 
     def _excuse(self) -> str:
         """Say what the server answers with, and why if it knows."""
@@ -302,6 +304,7 @@ def _open_server(pipeline: str, settings: Settings) -> Iterator[tuple[str, str]]
                 "SUNDIAL_ROOT": str(settings.root),
                 "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
                 "SUNDIAL_ARTIFACTS": folder,
+                "SUNDIAL_PREDICTIONS_URL": FILES,
                 "MLFLOW_TRACKING_URI": settings.tracking_uri,
                 "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             },

@@ -340,7 +340,7 @@ def shadow_scorer(settings: Settings, pipeline: Pipeline, *, label: str = "") ->
 
 
 def worker(settings: Settings, pipelines: list[str], ready: Callable[[], bool]) -> Service:
-    """Describe the worker, which registers the flows with their schedules and runs them."""
+    """Describe the worker, which registers the flows with their schedules and runs them, or with --join joins one."""
     return Service(
         "worker",
         [sys.executable, "-m", "flows.deployments", *pipelines],

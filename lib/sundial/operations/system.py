@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from sundial.errors import PipelineError, ServiceError
+from sundial.errors import PipelineError, ServiceError, SettingsError
 from sundial.operations.alarms import read_standing
 from sundial.operations.faults import find_missed
 from sundial.operations.prefect_api import FlowRun, PrefectApi
@@ -72,6 +72,40 @@ def check_ports(settings: Settings, *pipelines: Pipeline) -> None:
         check_port(settings.host, port, "the model server")
 
 
+def check_auth() -> None:
+    """Refuse to start a Prefect server that would refuse us.
+
+    Raises
+    ------
+    SettingsError
+        When the string that the server asks for is not the one that clients send.
+    """
+    asked, sent = (os.environ.get(f"PREFECT_{name}API_AUTH_STRING", "") for name in ("SERVER_", ""))
+    if "PREFECT_API_URL" not in os.environ and asked != sent:
+        raise SettingsError(
+            "PREFECT_SERVER_API_AUTH_STRING, which the server asks for, is not PREFECT_API_AUTH_STRING, which is sent",
+            hint="set both to the same 'name:password'",
+        )
+
+
+def check_shared(settings: Settings) -> None:
+    """Refuse to work beside another machine with which not enough is shared.
+
+    Raises
+    ------
+    SettingsError
+        Naming what is missing.
+    """
+    names = {"PREFECT_API_URL": os.environ.get("PREFECT_API_URL"), "SUNDIAL_WORK_POOL": settings.work_pool}
+    names |= {"MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI"), "SUNDIAL_STORE": settings.store}
+    missing = [name for name, value in names.items() if not value]
+    if missing:
+        raise SettingsError(
+            f"a worker beside another machine shares Prefect, registry and store with it: {', '.join(missing)} not set",
+            hint="set them as they are where 'sundial up' runs",
+        )
+
+
 def bring_up(supervisor: Supervisor, *pipelines: Pipeline, say: Callable[[str], None]) -> None:
     """Start Prefect's server, the worker, and a model server and a shadow scorer for each pipeline.
 
@@ -98,7 +132,9 @@ def bring_up(supervisor: Supervisor, *pipelines: Pipeline, say: Callable[[str], 
     settings = supervisor.settings
     check_writable(settings)
     check_ports(settings, *pipelines)
+    check_auth()
     own_server = "PREFECT_API_URL" not in os.environ
+    alone = own_server and not settings.work_pool  # else what runs may be another machine's
     server = prefect_server(settings) if own_server else None
     labels = {item.name: f" of {item.name}" if len(pipelines) > 1 else "" for item in pipelines}
     serving = [model_server(settings, item, label=labels[item.name]) for item in pipelines]
@@ -116,7 +152,7 @@ def bring_up(supervisor: Supervisor, *pipelines: Pipeline, say: Callable[[str], 
                 f"no Prefect server answers at {api.url}", hint="unset PREFECT_API_URL to have one started"
             )
         say(f"Prefect       {api.ui}")
-        for item in pipelines if own_server else ():
+        for item in pipelines if alone else ():
             adopt_orphans(api, item)
 
         def is_registered() -> bool:
@@ -126,7 +162,7 @@ def bring_up(supervisor: Supervisor, *pipelines: Pipeline, say: Callable[[str], 
 
         started = supervisor.add(worker(settings, [item.name for item in pipelines], is_registered))
         started.wait_ready()
-        if own_server:
+        if alone:
             started.before_restart = lambda: adopt_all(settings, *pipelines)
         for one in serving:
             one.wait_ready()

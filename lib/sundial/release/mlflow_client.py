@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
 
 SQLITE = "sqlite:///"
+SERVED = ("http://", "https://", "databricks")
 # Read by MLflow when it is imported, or used; who sets one of them otherwise gets what they set.
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,11 +52,11 @@ def open_client(settings: Settings) -> MlflowClient:
         When it cannot be reached, or its folder cannot be written.
     """
     # a client holds connections, which must not be shared with a forked child
-    return _open(settings.tracking_uri, settings.artifacts, os.getpid())
+    return _open(settings.tracking_uri, settings.artifacts, settings.registry_address, os.getpid())
 
 
 @functools.lru_cache(maxsize=8)
-def _open(uri: str, artifacts: Path, _process: int) -> MlflowClient:
+def _open(uri: str, artifacts: Path, address: str, _process: int) -> MlflowClient:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
@@ -66,11 +67,13 @@ def _open(uri: str, artifacts: Path, _process: int) -> MlflowClient:
     # what MLflow and its migrations say at INFO is of no use to anybody here, whatever the root logger's level
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
-    with translate_errors(f"the model registry at {uri} cannot be opened"):
-        if not uri.startswith(SQLITE):
+    with translate_errors(f"the model registry at {address} cannot be opened"):
+        if uri.startswith(SERVED):
             return _ask(MlflowClient(uri, registry_uri=uri))
         # two processes that both find no tables would both make them
         with hold_lock(artifacts / "mlflow.lock"):
+            if not uri.startswith(SQLITE):
+                return _ask(MlflowClient(uri, registry_uri=uri))
             database = Path(uri.removeprefix(SQLITE))
             database.parent.mkdir(parents=True, exist_ok=True)
             # readers and the one writer do not wait for each other; the mode stays with the file

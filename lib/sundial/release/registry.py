@@ -18,7 +18,7 @@ import pandas as pd
 from sundial.errors import ArtifactCorruptError, RegistryError, VersionNotFoundError
 from sundial.formats import hash_file, read_json
 from sundial.reads import observe_unrepeatable
-from sundial.release.fetching import fetch_version
+from sundial.release.fetching import fetch_version, put_version
 from sundial.release.history import (
     ALIASES,
     ROLLBACK,
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from mlflow.tracking.client import MlflowClient
 
 __all__ = ["ALIASES", "Move", "Registry", "VersionInfo", "load_production", "release_tags"]
-
-ARTIFACT = "model"
 
 
 class Registry:
@@ -106,12 +104,11 @@ class Registry:
             experiment = self._ensure_experiment(client, pipeline)
             run = client.create_run(experiment, run_name=card["run"], tags=own)
             try:
-                client.log_artifacts(run.info.run_id, str(folder), ARTIFACT)
+                source = put_version(client, run, folder, self.settings)
             except BaseException:
                 client.set_terminated(run.info.run_id, "FAILED")
                 raise
             client.set_terminated(run.info.run_id)
-            source = f"{run.info.artifact_uri}/{ARTIFACT}"
             made = client.create_model_version(pipeline, source, run.info.run_id, tags={**as_texts(tags or {}), **own})
             return int(made.version)
 
@@ -384,7 +381,7 @@ class Registry:
         client = self.client
         from mlflow.exceptions import MlflowException
 
-        with translate_errors(f"{what} cannot be read from the model registry at {self.settings.tracking_uri}"):
+        with translate_errors(f"{what} cannot be read from the model registry at {self.settings.registry_address}"):
             try:
                 return ask(client)
             except MlflowException as error:

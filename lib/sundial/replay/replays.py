@@ -30,7 +30,7 @@ from sundial.pipeline import Pipeline, load_pipeline
 from sundial.replay.policies import find_policy
 from sundial.runs import commit_of, now
 from sundial.scraps import from_plain, to_plain
-from sundial.settings import Settings, load_settings
+from sundial.settings import FILES, NO_STORE, Settings, load_settings
 
 SCHEMA = 1
 WEEK = pd.Timedelta(days=7)
@@ -210,9 +210,9 @@ def open_replay(folder: Path | str, settings: Settings | None = None) -> Replay:
         weeks=find_weeks(asked["first"], asked["last"]),
         approve=asked["approve"],
         plant=asked["plant"],
-        # a prediction log in PostgreSQL, and a model server that answers, are the real ones
+        # a prediction log in PostgreSQL, a store, and a model server that answers, are the real ones
         settings=settings.model_copy(
-            update={"artifacts": path, "predictions_url": None, "serve_port": _find_serve_port(path)}
+            update={"artifacts": path, "predictions_url": None, "store": "", "serve_port": _find_serve_port(path)}
         ),
     )
 
@@ -235,7 +235,8 @@ def own_environment(settings: Settings) -> dict[str, str]:
         "SUNDIAL_ROOT": str(settings.root),
         "SUNDIAL_ARTIFACTS": str(settings.artifacts),
         "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
-        "SUNDIAL_PREDICTIONS_URL": "",
+        "SUNDIAL_PREDICTIONS_URL": FILES,
+        "SUNDIAL_STORE": NO_STORE,
         "SUNDIAL_SERVE_PORT": str(settings.serve_port),
         "MLFLOW_TRACKING_URI": f"sqlite:///{settings.artifacts / 'mlflow.db'}",
     }

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from sundial.formats import hash_file, read_json
+from sundial.release.fetching import find_folder
 from sundial.release.models import CARD_FILE
 from sundial.release.pointer import RollbackOrder
 from sundial.release.versions import VersionInfo
@@ -158,10 +158,7 @@ class RegistrySource:
     def features(self, version: Version) -> Mapping[str, str]:
         """Read the dtypes of a version's features from its card, where that is on this machine."""
         assert isinstance(version, VersionInfo)  # noqa: S101  alias() gave it
-        address = urlparse(version.source)
-        local = address.scheme in ("", "file")
-        folder = Path(unquote(address.path)) if local else self._settings.models / "fetched" / version.card_sha256[:16]
-        path = folder / CARD_FILE
+        path = find_folder(version, self._settings) / CARD_FILE
         if not path.is_file() or hash_file(path) != version.card_sha256:
             return {}
         return {name: str(feature["dtype"]) for name, feature in read_json(path)["features"].items()}

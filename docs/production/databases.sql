@@ -1,0 +1,4 @@
+-- One database for each of the three; the server runs this when its folder is empty.
+CREATE DATABASE mlflow;
+CREATE DATABASE prefect;
+CREATE DATABASE predictions;

@@ -1,0 +1,1 @@
+"""Backups of all that cannot be made again, and the way back from the loss of everything."""
