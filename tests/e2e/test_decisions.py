@@ -233,7 +233,7 @@ def test_an_experiment_is_shipped_by_the_worker(system: System, in_production: i
     shipped = system.run_of(f"{experiment.as_of:%Y-%m-%d}")
     certificate = read_json(shipped.folder / "parity.json")
     assert certificate["verdict"] in ("equal", "explained")
-    assert {True} == {item["equal"] for item in certificate["items"] if item["stage"] == "06_train_model"}
+    assert all(item["equal"] or item["reason"] for item in certificate["items"])
     assert (experiment.name, "Ada") == tuple(shipped.manifest()[name] for name in ("experiment", "experimenter"))
     assert all("reused" not in record for record in shipped.stages().values())
     assert shipped.name == system.registry.alias("tiny", "shadow").run

@@ -17,7 +17,7 @@ import sundial
 from sundial.execution import cache, ingredients
 from sundial.execution.forkserver import KernelServer
 from sundial.execution.ingredients import Key, compare_ingredients, find_key
-from sundial.execution.runner import run_stage
+from sundial.execution.runner import finish_rendering, run_stage
 from sundial.formats import hash_file, read_json
 from sundial.pipeline import load_pipeline
 from sundial.runs import Run, create_run
@@ -259,6 +259,7 @@ def test_a_reused_stage_is_the_original(run: Run, project: Path):
     """Same outputs, scraps and executed notebook; record and pages say where it is from, and nothing was run."""
     first = run_stage(run, STAGE, reuse=True)
     other, second = again(run)
+    finish_rendering()
 
     assert "reused" not in first
     assert run.name == second["reused"]["run"]

@@ -23,6 +23,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from sundial.errors import SundialError
 from sundial.execution.ingredients import Key
 from sundial.execution.journal import journal_path
 from sundial.execution.pages import mark_reused
+from sundial.execution.rendering import render_beside
 from sundial.execution.report import REPORT, render_run, render_stage
 from sundial.formats import hash_file, read_json, write_bytes_atomically, write_json_atomically
 from sundial.reads import UNREPEATABLE, Reading, ask
@@ -115,7 +117,7 @@ def reuse(
         if _take(run, stage, source, record):
             made = _write_record(run, stage, source, record, as_of, began)
             remember(run, stage, key, settings)
-            _show(run, stage, source, settings)
+            render_beside(run, stage, settings, partial(_show, run, stage, source, settings))
             logger.info("%s: reused from %s", stage, made["reused"]["run"])
             return run.stage_record(stage)
     return None
@@ -198,7 +200,7 @@ def _path_of(run: Run, stage: str, output: str, item: dict[str, Any]) -> str:
     return os.path.relpath(holder.folder / found["path"], run.folder)
 
 
-def _show(run: Run, stage: str, source: Run, settings: Settings) -> None:
+def _show(run: Run, stage: str, source: Run, settings: Settings) -> Path:
     """Make the page of a reused stage: the original's, with a line that says so."""
     page = source.stage_folder(stage) / REPORT
     origin = run.stage_record(stage)["reused"]["run"]
@@ -208,9 +210,10 @@ def _show(run: Run, stage: str, source: Run, settings: Settings) -> None:
             write_bytes_atomically(run.stage_folder(stage) / REPORT, marked.encode())
             render_run(run, settings)
         else:
-            render_stage(run, stage, settings)
+            return render_stage(run, stage, settings)
     except Exception:
         logger.exception("%s: the report could not be rendered", stage)
+    return run.stage_folder(stage) / REPORT
 
 
 def clear_stage(folder: Path) -> None:

@@ -12,7 +12,9 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from sundial.execution.forkserver import KERNEL_DEFAULTS, ForkRefusedError, fork_kernel
@@ -55,14 +57,26 @@ def render_now(run: Run, stage: str, settings: Settings) -> Path:
         return run.stage_folder(stage) / "notebook.ipynb"
 
 
-def render_beside(run: Run, stage: str, settings: Settings) -> None:
-    """Have the page of a stage rendered while this process goes on; :func:`finish_rendering` waits for it."""
+def render_beside(run: Run, stage: str, settings: Settings, how: Callable[[], Path] | None = None) -> None:
+    """Have the page of a stage rendered while this process goes on; :func:`finish_rendering` waits for it.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    stage : str
+        Name of the stage.
+    settings : Settings
+        Where things are.
+    how : callable, optional
+        Makes the page, where it is not made from the executed notebook; raises nothing.
+    """
     global _renderer
     with _lock:
         if _renderer is None:
             _renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sundial-pages")
         folder = run.stage_folder(stage)
-        future = _renderer.submit(_render_forked, run, stage, settings)
+        future = _renderer.submit(how or partial(_render_forked, run, stage, settings))
         _pending[folder] = future
     future.add_done_callback(lambda done: _forget(folder, done))
 
