@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 
 from sundial.execution.kernels import kernel_server
-from sundial.execution.runner import run_stage
+from sundial.execution.runner import finish_rendering, run_stage
 from sundial.pipeline import load_pipeline
 from sundial.release.registry import Registry
 from sundial.runs import create_run
@@ -36,6 +36,7 @@ def release(settings: Settings, *, reuse: bool) -> dict[str, tuple[float, bool]]
         began = time.monotonic()
         record = run_stage(run, stage, reuse=reuse, settings=settings)
         walls[stage] = (time.monotonic() - began, bool(record.get("reused")))
+    finish_rendering()  # beside the stages, and not in what a stage took
     return walls
 
 
