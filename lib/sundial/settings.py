@@ -220,6 +220,11 @@ class Settings(BaseSettings):
             raise ValueError(f"a token has at least {SHORTEST_TOKEN} printable ASCII characters and no space")
         return token
 
+    def folders(self) -> dict[str, str]:
+        """Give the variables by which a process finds the folders of this one."""
+        folders = {"ROOT": self.root, "ARTIFACTS": self.artifacts, "NOTEBOOKS": self.notebooks}
+        return {f"SUNDIAL_{name}": str(path) for name, path in folders.items()}
+
     @property
     def token_headers(self) -> dict[str, str]:
         """What our own clients send to the model server."""

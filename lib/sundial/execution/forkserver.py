@@ -320,14 +320,8 @@ def fork_kernel(
         When a forked kernel is not to be had, or would not be what a fresh one is.
     """
     connection = connect(path)
-    request = {
-        "argv": argv,
-        "env": dict(env),
-        "cwd": cwd,
-        "log": str(log),
-        "key": installed_key(),
-        **({"module": module} if module else {}),
-    }
+    about = {"argv": argv, "module": module, "cwd": cwd, "log": str(log)}
+    request = {**about, "env": dict(env), "key": installed_key()}
     try:
         answer = _ask(connection, request)
     except ForkRefusedError:

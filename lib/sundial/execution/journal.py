@@ -89,12 +89,9 @@ def read_states(notebook: Path) -> list[str | None]:
     """
     whole = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     states: list[str | None] = [cell.metadata.get("papermill", {}).get("status") for cell in whole.cells]
-    path = journal_path(notebook)
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    if lines and json.loads(lines[0]).get("notebook") == hash_file(notebook):
-        for line in map(json.loads, lines[1:]):
-            if "papermill" in line:
-                states[line["cell"]] = line["papermill"].get("status")
+    for line in map(json.loads, _read_lines(notebook)):
+        if "papermill" in line:
+            states[line["cell"]] = line["papermill"].get("status")
     return states
 
 
@@ -117,11 +114,9 @@ def recover(notebook: Path) -> bool:
     if not notebook.exists():
         path.unlink()
         return False
-    lines = path.read_bytes().split(b"\n")[:-1]  # what has no newline was being written
-    if not lines or json.loads(lines[0]).get("notebook") != hash_file(notebook):
-        lines = []  # killed just after a save: there is nothing to add
+    lines = _read_lines(notebook)
     whole = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    for text in lines[1:]:
+    for text in lines:
         line = nbformat.from_dict(json.loads(text))  # type: ignore[no-untyped-call]
         cell = whole.cells[line.cell]
         if "add" in line:
@@ -141,10 +136,17 @@ def recover(notebook: Path) -> bool:
                 cell.outputs.append(nbformat.from_dict(lost))  # type: ignore[no-untyped-call]
         elif recorded.get("status") == "pending":
             recorded["status"] = "skipped"
-    if len(lines) < 2 and not cut:  # it was saved for the last time
+    if not lines and not cut:  # it was saved for the last time
         path.unlink()
         return False
     written = nbformat.writes(whole)  # type: ignore[no-untyped-call]
     write_bytes_atomically(notebook, (written.rstrip("\n") + "\n").encode())
     path.unlink()  # after the notebook: it no longer hashes as the journal says, so nothing is put in twice
     return True
+
+
+def _read_lines(notebook: Path) -> list[bytes]:
+    """Read what a journal has beyond the saved notebook: nothing when that was just saved, or without a journal."""
+    path = journal_path(notebook)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # what has no newline was being written
+    return lines[1:] if lines and json.loads(lines[0]).get("notebook") == hash_file(notebook) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -199,11 +199,7 @@ def _explain(job: Job) -> StageFailedError | None:
         return None
     cell, source, where = None, "", ""
     if failure.index is not None:
-        injected = [
-            index for index, item in enumerate(job.notebook.cells) if INJECTED_TAG in item.metadata.get("tags", [])
-        ]
-        # numbered as in the source notebook, which has no injected cell
-        cell = failure.index + 1 - sum(index < failure.index for index in injected)
+        cell = _number(job.notebook.cells, failure.index)
         source = mask_text(job.notebook.cells[failure.index].source, list_secrets(job.parameters))
         where = f" in cell {cell}"
     kinds = {"deadline": StageTimeoutError, "cell timeout": StageTimeoutError, "died": KernelDiedError}
@@ -238,8 +234,11 @@ def find_cell(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     index = next((index for index, state in enumerate(states) if state in ("running", "failed")), None)
-    if index is None:
-        return None
+    return None if index is None else _number(cells, index)
+
+
+def _number(cells: Sequence[nbformat.NotebookNode], index: int) -> int:
+    """Give the number of a cell as in the source notebook, which has no injected cell."""
     return index + 1 - sum(INJECTED_TAG in cell.metadata.get("tags", []) for cell in cells[:index])
 
 

@@ -123,9 +123,7 @@ def _render_forked(run: Run, stage: str, settings: Settings) -> Path:
     environment = {
         **KERNEL_DEFAULTS,
         **os.environ,
-        "SUNDIAL_ROOT": str(settings.root),
-        "SUNDIAL_ARTIFACTS": str(settings.artifacts),
-        "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
+        **settings.folders(),
     }
     if socket := choose_socket(settings):
         try:

@@ -6,7 +6,6 @@ A person signs on what they say. Failures come first, then verdicts, then the no
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from sundial.execution.pages import flatten, render_cells, show_number, write_pa
 from sundial.execution.parameters import read_notebook
 from sundial.pipeline import list_pipelines, load_pipeline
 from sundial.release.evidence import PAGE
+from sundial.release.locks import hold_lock
 from sundial.runs import Run, list_runs
 from sundial.settings import Settings, load_settings
 
 REPORT = "report.html"
-# Held from reading a run to writing its page: of two threads the one that writes last has read last.
-_writing = threading.Lock()
 STEPS = {"release": "Release gates", "comparison": "Comparison gates", "monitoring": "Monitoring gates"}
 KINDS = {"release": "Releases", "experiment": "Experiments", "scratch": "Scratch runs"}
 
@@ -144,7 +142,8 @@ def render_run(run: Run, settings: Settings | None = None) -> Path:
         ``index.html`` in the folder of the run. The index of all runs is rendered too.
     """
     settings = settings or load_settings()
-    with _writing:
+    # held from reading a run to writing its page: of two, also of two processes, the one that writes last has read last
+    with hold_lock(settings.artifacts / ".pages.lock"):
         page = _render_run(run, settings)
         render_index(settings)
     return page

@@ -186,9 +186,7 @@ def _run_stage(
     logger.info("%s: starts, as of %s, in %s", stage, f"{date:%Y-%m-%d}", run.name)
     environment = {
         **{name: value for name, value in os.environ.items() if name not in SECRETS},
-        "SUNDIAL_ROOT": str(settings.root),
-        "SUNDIAL_ARTIFACTS": str(settings.artifacts),
-        "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
+        **settings.folders(),
     }
     try:
         execution = execute_notebook(

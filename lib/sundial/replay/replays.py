@@ -232,9 +232,7 @@ def hash_notebooks(pipeline: Pipeline) -> str:
 def own_environment(settings: Settings) -> dict[str, str]:
     """Give the variables by which a process sees only this folder and its registry, and nothing of the real ones."""
     return {
-        "SUNDIAL_ROOT": str(settings.root),
-        "SUNDIAL_ARTIFACTS": str(settings.artifacts),
-        "SUNDIAL_NOTEBOOKS": str(settings.notebooks),
+        **settings.folders(),
         "SUNDIAL_PREDICTIONS_URL": FILES,
         "SUNDIAL_STORE": NO_STORE,
         "SUNDIAL_SERVE_PORT": str(settings.serve_port),
