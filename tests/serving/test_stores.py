@@ -124,6 +124,23 @@ def test_a_repeated_id_is_one_row(stored: Settings) -> None:
 
 
 @pytest.mark.slow
+def test_a_repeat_finds_the_answer_of_another_process(stored: Settings) -> None:
+    """What one process answered, another knows when it is asked the same, and a name that nobody gave it does not."""
+    first, second = open_log("demo", stored), open_log("demo", stored)
+    first.append(make_batch(0, 4), SCHEMA)
+    first.sync()
+    assert second.find("3") is None
+
+    second.catch_up([["3", "nobody's"], ["2"]])
+
+    assert (first.find("3"), first.find("2")) == (second.find("3"), second.find("2"))
+    assert first.find("3") is not None
+    assert second.find("nobody's") is None
+    first.close()
+    second.close()
+
+
+@pytest.mark.slow
 def test_the_scorer_scores_every_row_once(models: FolderSource, stored: Settings) -> None:
     """Over processes and restarts a shadow has each row once, its lag counts the rest, and the past can be replayed."""
     write(stored, 0, 40)

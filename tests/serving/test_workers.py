@@ -213,7 +213,7 @@ def test_what_others_answer_is_read_at_once(settings: Settings) -> None:
     assert [f"{letter}{number}" for number in range(20) for letter in "ab"] + ["c"] == [name for name, _ in seen]
     assert (0.25, False, 3) == seen[0][1]
     assert [] == others.read()
-    first.catch_up()
+    first.catch_up([["c"]])
     answer = first.find("c")
     assert answer is not None
     assert answer.version == 3

@@ -38,7 +38,7 @@ from sundial.settings import Settings
 if TYPE_CHECKING:
     from sundial.serving.postgres import PostgresLog
 
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 30.0  # the first look imports MLflow, and may fetch a model from a bucket
 TELL_SECONDS = 0.5
 SILENT_SECONDS = 5.0  # a worker that says nothing for so long is dead, or as good as that
 

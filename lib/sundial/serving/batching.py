@@ -166,8 +166,8 @@ class Batcher:
         """Tell rows that are new from rows that were answered before, or that stand twice in this batch."""
         plans = []
         seen: set[str] = set()
-        if any(job.request.request_ids is not None for job in jobs):
-            self._log.catch_up()
+        if asked := [job.request.request_ids for job in jobs if job.request.request_ids is not None]:
+            self._log.catch_up(asked)
         for job in jobs:
             given = job.request.request_ids
             if given is None:

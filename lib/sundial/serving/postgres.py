@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import psycopg
@@ -124,6 +124,8 @@ class PostgresLog:
         self._waiting_rows = 0
         self._failed_at = 0.0
         self._connection: psycopg.Connection[Any] | None = None
+        self._reading: psycopg.Connection[Any] | None = None  # of the thread that scores: it waits for no commit
+        self._unread_at = -PAUSE_SECONDS
         self._place: tuple[int, int, int] = (0, 0, 0)  # writer, segment, next row
         self._header: Mapping[str, Any] | None = None
         self._schema: tuple[Schema | None, dict[str, Any]] = (None, {})
@@ -141,8 +143,26 @@ class PostgresLog:
         """Find what a request id was answered, if it is remembered."""
         return self._memory.find(request_id)
 
-    def catch_up(self) -> None:
-        """Learn nothing: a repeat that reaches another process is scored again, and readers keep the first row."""
+    def catch_up(self, asked: Iterable[list[str]]) -> None:
+        """Learn what was answered to these ids, by whichever process; nothing while PostgreSQL does not answer.
+
+        Parameters
+        ----------
+        asked : iterable of list of str
+            Request ids that somebody gave, by request.
+        """
+        wanted = [name for given in asked for name in given if self._memory.find(name) is None]
+        if not wanted or self.error or time.monotonic() - self._unread_at < PAUSE_SECONDS:
+            return
+        try:
+            if self._reading is None:
+                self._reading = connect(self._url)
+            self._memory.recall(find_answers(self.pipeline, self._reading, wanted))
+        except (psycopg.Error, PredictionLogError) as error:
+            # Not the end of the request: whether its rows can be committed is what decides, and what says so.
+            logger.warning("repeats of other processes are not known: %s", _first_line(error))
+            self._unread_at = time.monotonic()
+            self._end_reading()
 
     def forget(self, request_ids: list[str]) -> None:
         """Forget answers that turned out not to be committed."""
@@ -210,6 +230,7 @@ class PostgresLog:
                 self.sync()
         finally:
             self._disconnect()
+            self._end_reading()
 
     def _connect(self) -> psycopg.Connection[Any]:
         if self._connection is None:
@@ -236,6 +257,11 @@ class PostgresLog:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+    def _end_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+        self._reading = None
 
     def _commit(self, waiting: list[tuple[Batch, Mapping[str, Any]]]) -> None:
         """Write batches in one transaction; a change of schema begins a segment."""
@@ -321,3 +347,14 @@ def read_answers(pipeline: str, connection: psycopg.Connection[Any], wanted: int
         (pipeline, wanted),
     ).fetchall()
     return [(row[0], Answer(row[1], row[2], row[3])) for row in reversed(found)]
+
+
+def find_answers(pipeline: str, connection: psycopg.Connection[Any], wanted: list[str]) -> list[tuple[str, Answer]]:
+    """Find what was answered first to each of some request ids; of those that nobody asked with there is nothing."""
+    stored = {_without_nul(name): name for name in wanted}
+    found = connection.execute(
+        "SELECT DISTINCT ON (request_id) request_id, score, decision, model_version FROM sundial_predictions "
+        "WHERE pipeline = %s AND request_id = ANY(%s) ORDER BY request_id, served_ns, writer, segment, row",
+        (pipeline, list(stored)),
+    ).fetchall()
+    return [(stored[row[0]], Answer(row[1], row[2], row[3])) for row in found]

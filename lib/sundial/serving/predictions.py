@@ -7,7 +7,7 @@ A batch is one frame, and one ``write()`` before its first answer: an acknowledg
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -117,8 +117,14 @@ class PredictionLog:
         """Find what a request id was answered, if it is remembered."""
         return self._memory.find(request_id)
 
-    def catch_up(self) -> None:
-        """Learn what other processes answered since the last time, so that repeats which reach this one are found."""
+    def catch_up(self, asked: Iterable[list[str]]) -> None:
+        """Learn what other processes answered since the last time, so that repeats which reach this one are found.
+
+        Parameters
+        ----------
+        asked : iterable of list of str
+            Request ids that somebody gave, by request.
+        """
         self._memory.recall((request_id, Answer(*answer)) for request_id, answer in self._others.read())
 
     def forget(self, request_ids: list[str]) -> None:
