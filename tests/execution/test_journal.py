@@ -9,11 +9,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
 
-from sundial.execution.journal import journal_path, read_states, recover
+from sundial.execution.journal import journal_path, read_records, recover
 from sundial.execution.notebooks import find_cell, run_notebook
 from sundial.execution.runner import recover_run, run_stage
 from sundial.runs import create_run
@@ -91,6 +92,22 @@ def test_a_notebook_that_ends_leaves_no_journal(write: Write, tmp_path: Path, se
     assert not journal_path(done.output).exists()
 
 
+def test_the_cell_of_a_moment_is_found_afterwards(write: Write, tmp_path: Path, settings: Settings) -> None:
+    """Whoever was told late of what happened can still say in which cell; before and after the notebook in none."""
+    before = datetime.now(UTC)
+    run_notebook(write("x = 1", "y = 2"), tmp_path / "notebook.ipynb", settings=settings)
+    records = read_records(tmp_path / "notebook.ipynb")
+    starts = [datetime.fromisoformat(record["start_time"]) for record in records]
+
+    found = [find_cell(tmp_path, at) for at in starts]
+
+    assert sorted(found) == found
+    assert found[-1] == found[0] + len([number for number in found if number]) - 1
+    assert find_cell(tmp_path, before) is None
+    assert find_cell(tmp_path, datetime.now(UTC)) is None
+    assert find_cell(tmp_path) is None
+
+
 def test_a_stage_whose_runner_was_killed_is_failed(demo: Path) -> None:
     """What a killed worker left running is marked with its outputs; what really runs, or ended, is left alone."""
     run = create_run("demo", "2013-09-30")
@@ -100,7 +117,8 @@ def test_a_stage_whose_runner_was_killed_is_failed(demo: Path) -> None:
     run_and_kill(write_loose(demo.parent / "loose.ipynb"), folder / "notebook.ipynb", {})
     run.update_stage("02_use", status="running", as_of="2013-09-30")
 
-    assert read_states(folder / "notebook.ipynb").index("running") + 1 == find_cell(folder)
+    states = [record.get("status") for record in read_records(folder / "notebook.ipynb")]
+    assert states.index("running") + 1 == find_cell(folder)
     assert ["02_use"] == recover_run(run)
     assert [] == recover_run(run)
     assert "was killed" in run.stage_record("02_use")["error"]["cause"]

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -97,10 +99,14 @@ def test_a_service_that_is_never_ready_is_given_up(tmp_path: Path):
             service.wait_ready()
 
 
-def test_a_service_that_dies_is_started_again(tmp_path: Path):
-    """The watcher says so, tells who is to raise an alarm, and there is a new process."""
+@pytest.mark.parametrize("poll", [0.05, 30.0], ids=["looking", "told"])
+def test_a_service_that_dies_is_started_again(tmp_path: Path, poll: float):
+    """The watcher says so, tells who is to raise an alarm, and there is a new process; Linux tells it at once."""
+    if poll > 1 and sys.platform != "linux":
+        pytest.skip("only Linux tells at once that a process has ended")
     said: list[str] = []
-    ended: queue.Queue[str] = queue.Queue()
+    ended: queue.Queue[tuple[str, datetime]] = queue.Queue()
+    began, started = datetime.now(UTC), time.monotonic()
 
     class EnoughError(Exception):
         """Ends the watch."""
@@ -113,15 +119,17 @@ def test_a_service_that_dies_is_started_again(tmp_path: Path):
     with Supervisor(load_settings()) as supervisor:
         service = supervisor.add(Service("mortal", SLEEP, tmp_path / "log", lambda: True))
         first = service.process.pid
-        os.kill(first, signal.SIGKILL)
-        service.process.wait()
+        threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
         code = [sys.executable, "-c", "pass"]
         service.command = code  # the second life is short, which ends this test
 
         with pytest.raises(EnoughError):
-            supervisor.watch(say=say, ended=ended.put, poll=0.05)
+            supervisor.watch(say=say, ended=lambda name, at: ended.put((name, at)), poll=poll)
 
-    assert "mortal" == ended.get(timeout=5)
+    name, at = ended.get(timeout=5)
+    assert "mortal" == name
+    assert began <= at <= datetime.now(UTC)
+    assert time.monotonic() - started < 20
     assert "mortal ended with -9; starting it again" in said[0]
     assert service.process.pid != first
 

@@ -15,7 +15,9 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from sundial.cli import main
 from sundial.operations.alarms import raise_alarms, read_standing
@@ -246,16 +248,36 @@ def test_a_service_that_ends_is_an_alarm_about_what_was_under_way(settings: Sett
     """Stage and run are named while one runs, and none otherwise; it is cleared when the stage has succeeded."""
     run = release(datetime.now(UTC))
     with releasing(run, "06_train_model"):
-        (alarm,) = find_interrupted("worker", ["tiny"], settings)
+        (alarm,) = find_interrupted("worker", ["tiny"], settings, datetime.now(UTC))
         assert ("server down", run.name, "06_train_model") == (alarm.kind, alarm.run, alarm.stage)
         assert "the worker ended" in alarm.cause
         raise_alarms([alarm], settings)
     run.update_stage("06_train_model", status="succeeded")
-    (other,) = find_interrupted("worker", ["tiny"], settings)
+    (other,) = find_interrupted("worker", ["tiny"], settings, datetime.now(UTC))
     assert "" == other.run
 
     _, cleared = look(settings, ["tiny"])
     assert [alarm.key] == [item.key for item in cleared]
+
+
+def test_what_was_under_way_is_named_though_it_has_ended(settings: Settings):
+    """A stage that went on without the service, and was done before anybody looked, is named with its cell of then."""
+    run = release(datetime.now(UTC))
+    ended = datetime.now(UTC)
+    cells = [new_code_cell("x", metadata={"papermill": {"status": "completed"}}) for _ in range(3)]
+    for number, cell in enumerate(cells):
+        for name, seconds in {"start_time": number - 1.5, "end_time": number - 0.5}.items():
+            cell.metadata["papermill"][name] = (ended + timedelta(seconds=seconds)).isoformat()
+    for stage in ("06_train_model", "07_evaluate_model"):
+        run.update_stage(stage, status="succeeded")
+    nbformat.write(new_notebook(cells=cells), run.stage_folder("06_train_model") / "notebook.ipynb")
+
+    (alarm,) = find_interrupted("Prefect server", ["tiny"], settings, ended)
+
+    assert (run.name, "06_train_model", 2) == (alarm.run, alarm.stage, alarm.cell)
+    assert "was under way, in cell 2; it has succeeded since" in alarm.cause
+    (nothing,) = find_interrupted("Prefect server", ["tiny"], settings, ended + timedelta(seconds=60))
+    assert "" == nothing.run
 
 
 def test_a_release_that_does_not_end_is_an_alarm(settings: Settings):

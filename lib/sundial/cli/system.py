@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -34,8 +35,8 @@ def up(
 
     names = [declared.name for declared in pipelines]
 
-    def tell_ended(service: str) -> None:
-        raise_alarms(find_interrupted(service, names, settings), settings)
+    def tell_ended(service: str, at: datetime) -> None:
+        raise_alarms(find_interrupted(service, names, settings, at), settings)
 
     end_like_ctrl_c()
     with Supervisor(settings) as supervisor:

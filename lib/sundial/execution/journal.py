@@ -74,8 +74,8 @@ def journal_path(notebook: Path) -> Path:
     return notebook.with_name(f".{notebook.name}.journal")
 
 
-def read_states(notebook: Path) -> list[str | None]:
-    """Tell how the cells of an executed notebook stand, also while it runs or after its runner was killed.
+def read_records(notebook: Path) -> list[dict[str, Any]]:
+    """Read what papermill records of each cell of an executed notebook, also while it runs or was left.
 
     Parameters
     ----------
@@ -84,15 +84,16 @@ def read_states(notebook: Path) -> list[str | None]:
 
     Returns
     -------
-    list of str or None
-        What papermill calls the state of each cell, such as ``completed``, ``running`` or ``failed``.
+    list of dict
+        Of each cell: ``status``, such as ``completed``, ``running`` or ``failed``, and ``start_time`` and
+        ``end_time`` in ISO 8601, UTC, once there are any.
     """
     whole = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    states: list[str | None] = [cell.metadata.get("papermill", {}).get("status") for cell in whole.cells]
+    records = [dict(cell.metadata.get("papermill", {})) for cell in whole.cells]
     for line in map(json.loads, _read_lines(notebook)):
         if "papermill" in line:
-            states[line["cell"]] = line["papermill"].get("status")
-    return states
+            records[line["cell"]] = line["papermill"]
+    return records
 
 
 def recover(notebook: Path) -> bool:

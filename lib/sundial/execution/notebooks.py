@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,26 +215,47 @@ def _explain(job: Job) -> StageFailedError | None:
     )
 
 
-def find_cell(folder: Path) -> int | None:
+def find_cell(folder: Path, at: datetime | None = None) -> int | None:
     """Give the number of the cell at which a notebook was stopped, as a reader of the source counts it.
 
     Parameters
     ----------
     folder : Path
         Of the stage, with the notebook as far as it was executed.
+    at : datetime, optional
+        The cell that was under way then is asked for instead, also of a notebook that has ended since.
+
+    Returns
+    -------
+    int or None
+        None when there is no such cell, or no notebook.
     """
     import nbformat
 
-    from sundial.execution.journal import read_states
+    from sundial.execution.journal import read_records
 
     path = folder / "notebook.ipynb"
     try:
         cells = nbformat.read(path, as_version=4).cells  # type: ignore[no-untyped-call]
-        states = read_states(path)
+        records = read_records(path)
     except (OSError, ValueError):
         return None
-    index = next((index for index, state in enumerate(states) if state in ("running", "failed")), None)
+    if at is not None:
+        index = _index_at(records, at)
+    else:
+        index = next((index for index, item in enumerate(records) if item.get("status") in ("running", "failed")), None)
     return None if index is None else _number(cells, index)
+
+
+def _index_at(records: Sequence[Mapping[str, Any]], at: datetime) -> int | None:
+    """Find the cell that was under way at a moment, or that had just ended where others followed."""
+
+    def moment(item: Mapping[str, Any], name: str) -> datetime | None:
+        return datetime.fromisoformat(item[name]) if item.get(name) else None
+
+    begun = {index: item for index, item in enumerate(records) if (start := moment(item, "start_time")) and start <= at}
+    later = any((end := moment(item, "end_time")) is None or end >= at for item in records if item.get("start_time"))
+    return max(begun) if begun and later else None
 
 
 def _number(cells: Sequence[nbformat.NotebookNode], index: int) -> int:

@@ -160,8 +160,10 @@ def find_flow_faults(
     ]
 
 
-def find_interrupted(service: str, pipelines: Iterable[str], settings: Settings) -> list[Alarm]:
+def find_interrupted(service: str, pipelines: Iterable[str], settings: Settings, ended: datetime) -> list[Alarm]:
     """Say that a part of the system ended, and which stages were under way then.
+
+    A stage that has ended since is named as well: it went on without the part, and somebody may ask.
 
     Parameters
     ----------
@@ -171,22 +173,29 @@ def find_interrupted(service: str, pipelines: Iterable[str], settings: Settings)
         Names of those that it serves.
     settings : Settings
         Where their runs are.
+    ended : datetime
+        When it did.
 
     Returns
     -------
     list of Alarm
         One for each stage that was under way; one that names none when none was.
     """
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    at = ended.isoformat(timespec="milliseconds")
     said = f"the {service} ended, and is started again"
     found = []
     for name in pipelines:
         for run in list_runs(name, kind="release", settings=settings)[-LOOKED_AT:]:
             for stage, record in run.stages().items():
-                if record.get("status") != "running":
+                folder = run.stage_folder(stage)
+                running = record.get("status") == "running"
+                if not running and (folder / "stage.json").stat().st_mtime < ended.timestamp():
                     continue
-                cell = find_cell(run.stage_folder(stage))
+                cell = find_cell(folder, ended)
+                if not running and cell is None:
+                    continue
                 where = f", in cell {cell}" if cell else ""
+                where += "" if running else f"; it has {record.get('status', 'ended')} since"
                 found.append(
                     Alarm(
                         key=f"{service} ended {at} {run.name}/{stage}",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -231,7 +233,11 @@ class Supervisor:
                 signal.signal(signal.SIGINT, previous)
 
     def watch(
-        self, *, say: Callable[[str], None], ended: Callable[[str], object] = lambda _: None, poll: float = 1.0
+        self,
+        *,
+        say: Callable[[str], None],
+        ended: Callable[[str, datetime], object] = lambda _, __: None,
+        poll: float = 1.0,
     ) -> None:
         """Watch until interrupted; a service that died is started again, slower each time that it dies soon.
 
@@ -240,9 +246,10 @@ class Supervisor:
         say : callable
             Told of it in a sentence.
         ended : callable
-            Told the name of the service, in a thread of its own: whoever is slow to hear of it holds nothing up.
+            Told the name of the service and when it ended, in a thread of its own: whoever is slow to hear of it
+            holds nothing up.
         poll : float
-            Seconds between two looks.
+            Seconds between two looks; where the kernel tells of an end at once (Linux), they are not waited for.
 
         Raises
         ------
@@ -251,7 +258,8 @@ class Supervisor:
         """
         waiting: set[str] = set()
         while True:
-            time.sleep(poll)
+            wait_for_end([service.process for service in self.services if service.process is not None], poll)
+            at = datetime.now(UTC)
             for service in self.services:
                 if service.is_running:
                     continue
@@ -265,7 +273,7 @@ class Supervisor:
                     )
                 if service.name not in waiting:
                     say(f"{service.name} ended with {code}; starting it again ({service.log})")
-                    threading.Thread(target=ended, args=(service.name,), name="service-ended", daemon=True).start()
+                    threading.Thread(target=ended, args=(service.name, at), name="service-ended", daemon=True).start()
                 service.end_group()
                 time.sleep(min(2**service.restarts, 30) - 1)
                 try:
@@ -277,6 +285,21 @@ class Supervisor:
                     continue
                 waiting.discard(service.name)
                 service.start(self.settings.root)
+
+
+def wait_for_end(processes: Iterable[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Wait a while, on Linux only until one of the processes ends; those that had ended before are left out."""
+    if not hasattr(os, "pidfd_open"):
+        time.sleep(seconds)
+        return
+    handles = []
+    try:
+        # of a process that has ended and was not asked how, the number is not given away yet
+        handles = [os.pidfd_open(process.pid) for process in processes if process.returncode is None]
+        select.select(handles, [], [], seconds)
+    finally:
+        for handle in handles:
+            os.close(handle)
 
 
 def answers(url: str) -> bool:

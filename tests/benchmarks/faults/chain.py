@@ -54,7 +54,8 @@ PATIENCE = 420.0
 DEADLINE = 15.0  # seconds that a stage is given which is about to hang
 STEADY = 23.0  # seconds that a service must have been up, or the supervisor takes it for one that cannot start
 BAD = ("FAILED", "CRASHED", "CANCELLED")
-MOVES = {"09_deploy_shadow": ["shadow"], "11_promote_model": ["production", "shadow"]}  # of aliases, by the stages
+# Of aliases, by the stages. A promotion goes there, back as its rehearsal, and there for good.
+MOVES = {"09_deploy_shadow": ["shadow"], "11_promote_model": ["production", "production", "production", "shadow"]}
 SAYS = {  # what the cause must say, so that no late word on one fault counts as the alarm of the next
     "exception": "a fault of the matrix",
     "hang": "Deadline",
