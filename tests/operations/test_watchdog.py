@@ -244,6 +244,27 @@ def test_a_release_that_ends_by_an_error_has_not_ended(settings: Settings):
     assert (alarm.key, "a flow run ended: no answer") == (said.key, said.cause), "one fault, two alarms"
 
 
+def test_a_cause_that_is_known_later_is_told(settings: Settings):
+    """On a full disk a failed stage looks as if it was left; why it failed is said as soon as its flow has ended."""
+    run = release(datetime.now(UTC))
+    with releasing(run, "06_train_model"):
+        pass
+    (left,) = look(settings, ["tiny"])[0]
+    assert "was left" in left.cause
+    called = {"pipeline": "tiny", "run": run.name}
+    reason = "StageFailedError: 06_train_model failed in cell 5: No space left on device"
+    whole = find_flow_faults("f", "a flow run", called, reason, settings)
+
+    raised, _ = raise_alarms(whole, settings)
+
+    assert [left.key] == [alarm.key for alarm in raised]
+    assert "No space left" in read_standing(settings).alarms[left.key].cause
+    assert [] == raise_alarms(whole, settings)[0], "told twice"
+    assert [] == look(settings, ["tiny"])[0], "the watchdog takes it back"
+    died = find_flow_faults("f", "a flow run", called, "its process exited with -9", settings)
+    assert [] == raise_alarms(died, settings)[0], "what says no more is told"
+
+
 def test_a_service_that_ends_is_an_alarm_about_what_was_under_way(settings: Settings):
     """Stage and run are named while one runs, and none otherwise; it is cleared when the stage has succeeded."""
     run = release(datetime.now(UTC))

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def trace_imports(code: Source, beside: Path, settings: Settings, hooks: dict[st
     SyntaxError
         When a module is not Python.
     """
-    roots = _list_roots(beside, settings)
+    roots = {root: _list_names(root) for root in _list_roots(beside, settings)}
     trace = Trace(attributes=set(code.attributes), hooks=set(code.hooks))
     waiting, seen = _widen(code.imports), set[str]()
     if code.dynamic:
@@ -183,11 +183,16 @@ def _list_roots(beside: Path, settings: Settings) -> list[Path]:
     return list(dict.fromkeys([beside, *given, *outside]))
 
 
-def _find_module(name: str, roots: list[Path]) -> tuple[Path, Path] | None:
+def _list_names(root: Path) -> set[str]:
+    """List what may be a module or a package in a folder: nearly all names that code imports are none of it."""
+    return {entry.name.removesuffix(".py") for entry in root.iterdir()} if root.is_dir() else set()
+
+
+def _find_module(name: str, roots: Mapping[Path, Set[str]]) -> tuple[Path, Path] | None:
     """Find the file of a module, and the folder it was found in; None for what is installed, or no module."""
     parts = name.split(".")
     own = Path(sundial.__file__).parents[1]
-    for root in [own] if parts[0] == OWN else roots:
+    for root in [own] if parts[0] == OWN else [root for root, names in roots.items() if parts[0] in names]:
         place = root.joinpath(*parts)
         for path in (place / "__init__.py", place.with_name(f"{place.name}.py")):
             if path.is_file():

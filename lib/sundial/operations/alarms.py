@@ -120,7 +120,7 @@ def raise_alarms(
     Parameters
     ----------
     found : iterable of Alarm
-        What is wrong; what stands already is not raised again.
+        What is wrong; what stands already is not raised again, but where the cause is known only now.
     settings : Settings
         Where it is kept, and whom to tell.
     clear : callable
@@ -137,7 +137,7 @@ def raise_alarms(
     seen = {alarm.key: alarm for alarm in found}
     with hold_lock(settings.artifacts / ".alarms.lock"):
         standing = read_standing(settings)
-        new = [alarm for key, alarm in seen.items() if key not in standing.alarms]
+        new = [alarm for key, alarm in seen.items() if _says_more(alarm, standing.alarms.get(key))]
         raised = [replace(alarm, raised_at=at) for alarm in new]
         again = {(alarm.run, alarm.stage) for alarm in raised if alarm.stage}  # failed once more: another alarm
         missing = [alarm for key, alarm in standing.alarms.items() if key not in seen]
@@ -162,6 +162,17 @@ def raise_alarms(
     told = [alarm.key for alarm in (*raised, *unsent) if not send_message(alarm.subject, alarm.text, settings)]
     _mark_sent(told, settings)
     return raised, cleared
+
+
+def _says_more(alarm: Alarm, standing: Alarm | None) -> bool:
+    """Tell whether nobody was told yet, or only that a stage was left, and now why it failed.
+
+    A stage that cannot write down its error, on a full disk, looks as if it was left until its flow has ended.
+    """
+    if standing is None:
+        return True
+    known = bool(alarm.stage) and f"{alarm.stage} failed" in alarm.cause
+    return (standing.kind, alarm.kind) == ("not finished", "failed") and known
 
 
 def _try(write: Callable[..., None], *arguments: Any) -> None:
