@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from sundial.execution.journal import journal_path, read_records, recover
+from sundial.execution.journal import journal_path, read_cells, recover
 from sundial.execution.notebooks import find_cell, run_notebook
 from sundial.execution.runner import recover_run, run_stage
 from sundial.runs import create_run
@@ -96,8 +96,8 @@ def test_the_cell_of_a_moment_is_found_afterwards(write: Write, tmp_path: Path, 
     """Whoever was told late of what happened can still say in which cell; before and after the notebook in none."""
     before = datetime.now(UTC)
     run_notebook(write("x = 1", "y = 2"), tmp_path / "notebook.ipynb", settings=settings)
-    records = read_records(tmp_path / "notebook.ipynb")
-    starts = [datetime.fromisoformat(record["start_time"]) for record in records]
+    cells = read_cells(tmp_path / "notebook.ipynb")
+    starts = [datetime.fromisoformat(cell.metadata.papermill.start_time) for cell in cells]
 
     found = [find_cell(tmp_path, at) for at in starts]
 
@@ -117,7 +117,7 @@ def test_a_stage_whose_runner_was_killed_is_failed(demo: Path) -> None:
     run_and_kill(write_loose(demo.parent / "loose.ipynb"), folder / "notebook.ipynb", {})
     run.update_stage("02_use", status="running", as_of="2013-09-30")
 
-    states = [record.get("status") for record in read_records(folder / "notebook.ipynb")]
+    states = [cell.metadata.get("papermill", {}).get("status") for cell in read_cells(folder / "notebook.ipynb")]
     assert states.index("running") + 1 == find_cell(folder)
     assert ["02_use"] == recover_run(run)
     assert [] == recover_run(run)

@@ -74,8 +74,8 @@ def journal_path(notebook: Path) -> Path:
     return notebook.with_name(f".{notebook.name}.journal")
 
 
-def read_records(notebook: Path) -> list[dict[str, Any]]:
-    """Read what papermill records of each cell of an executed notebook, also while it runs or was left.
+def read_cells(notebook: Path) -> list[nbformat.NotebookNode]:
+    """Read the cells of an executed notebook with what papermill records of each, also while it runs or was left.
 
     Parameters
     ----------
@@ -84,16 +84,16 @@ def read_records(notebook: Path) -> list[dict[str, Any]]:
 
     Returns
     -------
-    list of dict
-        Of each cell: ``status``, such as ``completed``, ``running`` or ``failed``, and ``start_time`` and
-        ``end_time`` in ISO 8601, UTC, once there are any.
+    list of NotebookNode
+        ``metadata.papermill`` of a cell has ``status``, such as ``completed``, ``running`` or ``failed``, and
+        ``start_time`` and ``end_time`` in ISO 8601, UTC, once there are any.
     """
     whole = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    records = [dict(cell.metadata.get("papermill", {})) for cell in whole.cells]
+    cells: list[nbformat.NotebookNode] = whole.cells
     for line in map(json.loads, _read_lines(notebook)):
         if "papermill" in line:
-            records[line["cell"]] = line["papermill"]
-    return records
+            cells[line["cell"]].metadata["papermill"] = line["papermill"]
+    return cells
 
 
 def recover(notebook: Path) -> bool:

@@ -230,16 +230,13 @@ def find_cell(folder: Path, at: datetime | None = None) -> int | None:
     int or None
         None when there is no such cell, or no notebook.
     """
-    import nbformat
+    from sundial.execution.journal import read_cells
 
-    from sundial.execution.journal import read_records
-
-    path = folder / "notebook.ipynb"
     try:
-        cells = nbformat.read(path, as_version=4).cells  # type: ignore[no-untyped-call]
-        records = read_records(path)
+        cells = read_cells(folder / "notebook.ipynb")
     except (OSError, ValueError):
         return None
+    records = [cell.metadata.get("papermill", {}) for cell in cells]
     if at is not None:
         index = _index_at(records, at)
     else:
