@@ -48,15 +48,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_scratch], ignore_errors=True)
 
 
+def copy_tiny(root: Path) -> Path:
+    """Make a project there, with the tiny pipeline and the real lifecycle."""
+    shutil.copytree(TINY, root, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    (root / "notebooks" / "lifecycle").symlink_to(ROOT / "notebooks" / "lifecycle")
+    return root
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Make a project of its own with one tiny pipeline, ``tiny``, and the real lifecycle; give its root.
 
     Six notebooks that really train a model in a second or two, and their package; kernels find it too.
     """
-    root = tmp_path / "project"
-    shutil.copytree(TINY, root, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    (root / "notebooks" / "lifecycle").symlink_to(ROOT / "notebooks" / "lifecycle")
+    root = copy_tiny(tmp_path / "project")
     monkeypatch.setenv("SUNDIAL_ROOT", str(root))
     monkeypatch.setenv("SUNDIAL_ARTIFACTS", str(root / "artifacts"))
     monkeypatch.setenv("PYTHONPATH", str(root / "lib"))

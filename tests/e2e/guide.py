@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sundial.operations.services import free_port
+from tests.conftest import copy_tiny
 from tests.operations.conftest import find_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,9 +108,7 @@ class Reader:
 @contextmanager
 def read_guide(folder: Path) -> Iterator[Reader]:
     """Give a reader a project with the tiny pipeline in it; what they start ends with the block."""
-    root = folder / "project"
-    shutil.copytree(ROOT / "tests" / "tiny", root, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "notebooks" / "lifecycle").symlink_to(ROOT / "notebooks" / "lifecycle")
+    root = copy_tiny(folder / "project")
     (root / "flows").symlink_to(ROOT / "flows")
     theirs = ("SUNDIAL_", "MLFLOW_TRACKING_URI", "MPLBACKEND")  # of whoever runs this, or of another test
     environment = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from sundial.release.registry import Registry
 from sundial.runs import Run, list_runs, open_run
 from sundial.serving.predictions import read_log
 from sundial.settings import load_settings
+from tests.conftest import copy_tiny
 from tests.e2e.conftest import ROOT, System, free_port
 from tests.object_store import SECRET, ObjectStore
 
@@ -73,9 +73,7 @@ def address(database: Database, name: str, driver: str = "") -> str:
 
 def copy_project(root: Path) -> Path:
     """Put the tiny project onto a machine."""
-    shutil.copytree(ROOT / "tests" / "tiny", root, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "notebooks" / "lifecycle").symlink_to(ROOT / "notebooks" / "lifecycle")
-    (root / "flows").symlink_to(ROOT / "flows")
+    (copy_tiny(root) / "flows").symlink_to(ROOT / "flows")
     return root
 
 
