@@ -6,6 +6,7 @@ and the nearest name, before anything runs.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
@@ -250,6 +251,7 @@ class _StrictLoader(_SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+@functools.lru_cache(maxsize=64)  # every stage of a release asks
 def parse_pipeline(text: str, path: Path) -> Pipeline:
     """Read the text of a pipeline.yaml.
 

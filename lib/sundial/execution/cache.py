@@ -31,7 +31,7 @@ from sundial.errors import SundialError
 from sundial.execution.ingredients import Key
 from sundial.execution.journal import journal_path
 from sundial.execution.pages import mark_reused
-from sundial.execution.rendering import render_beside
+from sundial.execution.rendering import is_followed, render_beside
 from sundial.execution.report import REPORT, render_run, render_stage
 from sundial.formats import hash_file, read_json, write_bytes_atomically, write_json_atomically
 from sundial.reads import UNREPEATABLE, Reading, ask
@@ -208,7 +208,8 @@ def _show(run: Run, stage: str, source: Run, settings: Settings) -> Path:
         marked = mark_reused(page.read_text(encoding="utf-8"), origin) if page.is_file() else ""
         if marked:
             write_bytes_atomically(run.stage_folder(stage) / REPORT, marked.encode())
-            render_run(run, settings)
+            if not is_followed(run, stage):  # a release reuses stages faster than the pages above them are made
+                render_run(run, settings)
         else:
             return render_stage(run, stage, settings)
     except Exception:

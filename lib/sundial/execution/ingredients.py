@@ -22,7 +22,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from typing import Any
 from sundial.declarations import LIFECYCLE
 from sundial.errors import ArtifactCorruptError, ArtifactNotFoundError
 from sundial.execution.forkserver import installed_key
-from sundial.execution.imports import read_source, trace_imports
+from sundial.execution.imports import Source, read_source, trace_imports
 from sundial.execution.parameters import looks_secret, read_notebook
 from sundial.pipeline import Pipeline
 from sundial.runs import Run
@@ -117,7 +117,7 @@ def find_key(
     cells = [cell for cell in content.cells if cell.cell_type == "code"]
     hooks = {name: str(target).partition(":")[0] for name, target in pipeline.hooks.model_dump().items()}
     try:
-        code = read_source("\n\n".join(_to_python(cell.source) for cell in cells))
+        code = _read_code([cell.source for cell in cells])
         trace = trace_imports(code, notebook.parent, settings, hooks)
         inputs = {item: _hash_input(run, item) for item in spec.inputs}
     except (SyntaxError, UnicodeDecodeError) as error:
@@ -195,8 +195,16 @@ def _hash_input(run: Run, item: str) -> str:
     return str(run.find_output(source, output)[1]["sha256"])
 
 
+def _read_code(cells: Sequence[str]) -> Source:
+    """Read the code of all cells; only cells with IPython's own commands need to be translated."""
+    try:
+        return read_source("\n\n".join(cells))
+    except SyntaxError:
+        return read_source("\n\n".join(map(_to_python, cells)))
+
+
 def _to_python(source: str) -> str:
-    """Turn a cell into Python; only one with IPython's own commands needs to be translated."""
+    """Turn a cell into Python, if it is none."""
     try:
         parse_python(source)
     except SyntaxError:

@@ -22,7 +22,7 @@ from sundial.execution.kernels import choose_socket
 from sundial.runs import Run, open_run
 from sundial.settings import Settings, load_settings
 
-__all__ = ["finish_pages", "finish_rendering", "render_beside", "render_now"]
+__all__ = ["finish_pages", "finish_rendering", "is_followed", "render_beside", "render_now"]
 
 logger = logging.getLogger("sundial.execution")
 NICENESS = 10  # a stage is waited for, a page is not
@@ -93,6 +93,24 @@ def finish_rendering(folder: Path | None = None) -> None:
         waiting = [future for path, future in _pending.items() if folder in (None, path)]
     for future in waiting:
         future.result()
+
+
+def is_followed(run: Run, stage: str) -> bool:
+    """Tell whether another page of the run is to be made, and those above it again.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    stage : str
+        Whose page has just been made.
+
+    Returns
+    -------
+    bool
+    """
+    with _lock:
+        return any(path.parent == run.folder and path.name != stage for path in _pending)
 
 
 def finish_pages(run: Run, settings: Settings) -> None:
