@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from sundial.evaluation.backtest import Case, judge_case, point_gates, sweep_gate, tabulate_gates
+from sundial.evaluation.backtest import Case, choose_bounds, judge_case, point_gates, sweep_gate, tabulate_gates
 from sundial.evaluation.gates import NO_PRODUCTION
 from sundial.pipeline import Gate
 
@@ -106,3 +107,61 @@ def test_the_harm_that_is_allowed_is_moved_too():
 
     assert (0.0, 1) == tuple(swept[swept["declared"]].iloc[0][["bound", "caught"]])
     assert 0 == swept.iloc[-1]["caught"]
+
+
+def test_a_chosen_bound_is_the_tightest_that_stops_no_sound_release():
+    """The worse and the planted have no say; one step tighter and a sound release is stopped."""
+    (chosen,) = choose_bounds([DROP], CASES)
+    tighter = chosen.model_copy(update={"allowed_drop": 0.0299})
+
+    assert 0.03 == chosen.allowed_drop
+    assert [0, 1] == [tabulate_gates([gate], CASES).iloc[0]["false_stops"] for gate in (chosen, tighter)]
+
+
+def test_both_bounds_of_a_range_are_chosen_by_their_own_end_of_the_interval():
+    """The low ends for at_least, the high ends for at_most, since these are what the gate judges."""
+    both = Gate(gate="about as often", scrap="07_evaluate_model.difference", at_least=-1.0, at_most=1.0)
+    (chosen,) = choose_bounds([both], CASES)
+
+    assert (-0.03, 0.1) == (chosen.at_least, chosen.at_most)
+
+
+def test_a_plain_gate_is_chosen_by_its_point():
+    """It reads the estimate without its interval, and is still a bound on an estimate."""
+    absolute, change = choose_bounds(point_gates(DROP.scrap, DROP.scrap, lowest=0.5, drop=0.01), CASES)
+
+    assert (0.0, 0.0) == (absolute.at_least, change.at_least)
+
+
+def test_bounds_on_counts_and_bounds_without_a_number_stay():
+    """A count of rows has no uncertainty to leave room for, and of a stage that never ran nothing is known."""
+    rows = Gate(gate="enough rows", scrap="04_build_training_set.rows", at_least=100)
+    unseen = Gate(gate="never ran", scrap="10_compare_shadow.difference", allowed_drop=0.5)
+    cases = [
+        Case(item.name, {**item.scraps, "04_build_training_set": {"rows": 5000}}, later=item.later) for item in CASES
+    ]
+
+    assert [rows, unseen] == choose_bounds([rows, unseen], cases)
+
+
+def test_an_allowed_harm_is_never_chosen_below_zero():
+    """Segments that are all better off allow no harm, and a negative one is none."""
+    groups = {"shop books": estimate(0.1, 0.2, 0.3), "shop toys": estimate(0.01, 0.05, 0.06)}
+    figure = {"judged": 2, "too_small": 0, "rows": 100, "method": "made up", "groups": groups}
+    guard = Gate(gate="worse for no shop", scrap="08_evaluate_business.guardrail", allowed_harm=0.5)
+    one = Case("a week", {"08_evaluate_business": {"guardrail": {"recall": figure}}}, later=estimate(-0.01, 0.0, 0.01))
+
+    assert 0.0 == choose_bounds([guard], [one])[0].allowed_harm
+
+
+def test_chosen_on_a_half_a_bound_stops_the_next_as_often_as_said():
+    """1 of 20 when chosen on 19 exchangeable releases: 2,000 simulated years, seed 0, within four standard errors."""
+    random = np.random.default_rng(0)
+    stopped = 0
+    for _ in range(2000):
+        lows = random.normal(size=20)
+        year = [case(low, low, (-0.01, 0.01)) for low in lows]
+        (chosen,) = choose_bounds([DROP], year[:-1])
+        stopped += judge_case(chosen, year[-1]) == "stopped"
+
+    assert abs(stopped / 2000 - 1 / 20) < 4 * (0.05 * 0.95 / 2000) ** 0.5

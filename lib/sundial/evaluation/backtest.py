@@ -25,6 +25,8 @@ from sundial.pipeline import Gate
 
 Truth = Literal["better", "no difference shown", "worse", "unknown"]
 BOUNDS = 41
+MOVED = ("at_least", "at_most", "allowed_drop", "allowed_harm")
+SOUND = ("better", "no difference shown")
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ def tabulate_gates(gates: Sequence[Gate], cases: Sequence[Case]) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        A row a gate, and last one for all of them together: ``gate``, ``judged`` and ``stopped`` of the real releases,
-        ``stopped_worse`` (of those that turned out worse), ``worse`` (that there were), ``false_stops`` (that turned
-        out no worse); then for each planted fault what was stopped, and ``<fault> of``: of how many.
+        A row a gate, and last one for all of them together: ``gate``; of the real releases ``judged``, ``sound`` (that
+        turned out no worse), ``stopped``, ``worse`` (that turned out worse), ``stopped_worse`` and ``false_stops``
+        (sound ones); then for each planted fault what was stopped, and ``<fault> of``: of how many.
     """
     lines = [_count(gate.gate, [[judge_case(gate, case)] for case in cases], cases) for gate in gates]
     together = [[judge_case(gate, case) for gate in gates] for case in cases]
@@ -92,7 +94,8 @@ def tabulate_gates(gates: Sequence[Gate], cases: Sequence[Case]) -> pd.DataFrame
 
 
 def _count(name: str, verdicts: Sequence[Sequence[str]], cases: Sequence[Case]) -> dict[str, Any]:
-    line: dict[str, Any] = {"gate": name, "judged": 0, "stopped": 0, "worse": 0, "stopped_worse": 0, "false_stops": 0}
+    counts = ("judged", "sound", "stopped", "worse", "stopped_worse", "false_stops")
+    line: dict[str, Any] = {"gate": name, **dict.fromkeys(counts, 0)}
     for given, case in zip(verdicts, cases, strict=True):
         stopped = "stopped" in given
         if case.planted:
@@ -105,10 +108,11 @@ def _count(name: str, verdicts: Sequence[Sequence[str]], cases: Sequence[Case]) 
         if not {"stopped", "passed"} & set(given):
             continue
         line["judged"] += 1
+        line["sound"] += case.truth in SOUND
         line["stopped"] += stopped
         line["worse"] += case.truth == "worse"
         line["stopped_worse"] += stopped and case.truth == "worse"
-        line["false_stops"] += stopped and case.truth in ("better", "no difference shown")
+        line["false_stops"] += stopped and case.truth in SOUND
     return line
 
 
@@ -153,7 +157,7 @@ def sweep_gate(gate: Gate, cases: Sequence[Case], *, bounds: int = BOUNDS) -> pd
         ``stopped_worse``, ``planted`` and ``caught``.
     """
     lines = []
-    for moved in ("at_least", "at_most", "allowed_drop", "allowed_harm"):
+    for moved in MOVED:
         declared = getattr(gate, moved)
         if declared is None:
             continue
@@ -177,13 +181,47 @@ def sweep_gate(gate: Gate, cases: Sequence[Case], *, bounds: int = BOUNDS) -> pd
     return pd.DataFrame(lines)
 
 
+def choose_bounds(gates: Sequence[Gate], cases: Sequence[Case]) -> list[Gate]:
+    """Move every bound on an estimate to the tightest that would have stopped none of the sound releases.
+
+    A bound chosen so on n releases stops the next one with a probability of 1 / (n + 1), and k bounds one of them with
+    at most k / (n + 1), if the next is exchangeable with those: it is stopped when its number is the most extreme of
+    all n + 1 (Wilks 1941, *Determination of sample sizes for setting tolerance limits*, Annals of Mathematical
+    Statistics 12, pp. 91-96). Bounds that stop more of later releases than that are on numbers that have moved.
+
+    Parameters
+    ----------
+    gates : sequence of Gate
+        As declared, or made by `point_gates`.
+    cases : sequence of Case
+        Of them the real ones that turned out no worse are chosen on.
+
+    Returns
+    -------
+    list of Gate
+        In the same order. Bounds on numbers without uncertainty, such as counts of rows, stay, as do those that no
+        sound release had a number for.
+    """
+    sound = [case for case in cases if not case.planted and not case.failed_stage and case.truth in SOUND]
+    chosen = []
+    for gate in gates:
+        bounds: dict[str, float] = {}
+        for moved in MOVED if any(_is_estimated(gate, case) for case in sound) else ():
+            numbers = [number for case in sound if (number := _number(gate, moved, case)) is not None]
+            if getattr(gate, moved) is not None and numbers:
+                bound = min(numbers) if moved == "at_least" else max(numbers)
+                bounds[moved] = max(bound, 0.0) if moved.startswith("allowed") else bound
+        chosen.append(gate.model_copy(update=bounds))
+    return chosen
+
+
 def _tally(gate: Gate, cases: Sequence[Case]) -> dict[str, int]:
     real = [(judge_case(gate, case), case.truth) for case in cases if not case.planted]
     judged = [(verdict == "stopped", truth) for verdict, truth in real if verdict in ("stopped", "passed")]
     planted = [judge_case(gate, case) for case in cases if case.planted and not case.failed_stage]
     return {
-        "sound": sum(truth in ("better", "no difference shown") for _, truth in judged),
-        "false_stops": sum(stopped and truth in ("better", "no difference shown") for stopped, truth in judged),
+        "sound": sum(truth in SOUND for _, truth in judged),
+        "false_stops": sum(stopped and truth in SOUND for stopped, truth in judged),
         "worse": sum(truth == "worse" for _, truth in judged),
         "stopped_worse": sum(stopped and truth == "worse" for stopped, truth in judged),
         "planted": sum(verdict in ("stopped", "passed") for verdict in planted),
@@ -196,16 +234,28 @@ def _number(gate: Gate, moved: str, case: Case) -> float | None:
     if moved == "allowed_harm":  # of the segment that is worst off
         observed = judge_gate(gate, case.scraps).observed
         return None if observed is None else -observed
-    found: Any = case.scraps
-    for key in gate.scrap.split("."):
-        if found == NO_PRODUCTION or not isinstance(found, Mapping) or key not in found:
-            return None
-        found = found[key]
+    found = _find(case, gate.scrap)
     end = "high" if moved == "at_most" else "low"
     number = found.get(end) if isinstance(found, Mapping) else found
     if isinstance(number, bool) or not isinstance(number, int | float) or not np.isfinite(number):
         return None
     return float(-number if moved == "allowed_drop" else number)
+
+
+def _is_estimated(gate: Gate, case: Case) -> bool:
+    """Tell whether a gate reads an estimate, its point, or differences segment by segment."""
+    found = _find(case, gate.scrap.removesuffix(".estimate"))
+    return isinstance(found, Mapping) and (gate.allowed_harm is not None or "low" in found)
+
+
+def _find(case: Case, path: str) -> Any:
+    """Follow keys joined by dots; None where there is nothing, or no production to compare with."""
+    found: Any = case.scraps
+    for key in path.split("."):
+        if found == NO_PRODUCTION or not isinstance(found, Mapping) or key not in found:
+            return None
+        found = found[key]
+    return found
 
 
 def _beyond(numbers: Sequence[float]) -> list[float]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from sundial.evaluation.backtest import Case, point_gates, sweep_gate, tabulate_gates
+from sundial.evaluation.backtest import MOVED, Case, choose_bounds, point_gates, sweep_gate, tabulate_gates
 from sundial.formats import write_value
 from sundial.pipeline import Gate
 from sundial.replay.cases import collect_cases, find_scraps
@@ -15,6 +15,7 @@ from sundial.replay.charts import draw_sweeps
 from sundial.replay.plantings import PLANTINGS
 from sundial.replay.replays import Replay
 
+FEWEST = 8  # weeks, of which half are chosen on
 POINT_DROP = 0.01  # of the plain change gate as shown in the table; the sweep tries every other
 
 
@@ -31,6 +32,9 @@ def describe_gates(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFrame]) 
     swept = {name: found for name, found in sweeps.items() if not found.empty}
     if swept:
         write_value(replay.tables, "gates_sweep", pd.concat(swept.values(), ignore_index=True))
+    halves, chosen = describe_choice({"declared": declared, "plain": plain}, cases)
+    if not chosen.empty:
+        write_value(replay.tables, "gates_chosen", chosen)
     real = [case for case in cases if not case.planted]
     counts = pd.Series([case.truth for case in real]).value_counts()
     truths = ", ".join(f"{count} {truth}" for truth, count in counts.items())
@@ -40,6 +44,7 @@ def describe_gates(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFrame]) 
             _describe_table(table, "declared", "The gates as declared, each alone", cases),
             *([_describe_table(beside, "plain", "Plain point gates, the baseline", cases)] if plain else []),
             _describe_sweep(swept),
+            *halves,
             _describe_planted(cases),
             _describe_real(real),
         ],
@@ -105,6 +110,76 @@ def _describe_sweep(sweeps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         else [],
         "table": {"head": head, "rows": rows},
     }
+
+
+def describe_choice(
+    groups: Mapping[str, Sequence[Gate]], cases: Sequence[Case]
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """Describe the bounds that the first half of the weeks would have chosen, and how they did in the second.
+
+    Parameters
+    ----------
+    groups : mapping of str to sequence of Gate
+        Gates by what they are, such as ``declared``; those of a group are also tried together.
+    cases : sequence of Case
+        Real and planted, named by their week.
+
+    Returns
+    -------
+    tuple of list of dict and DataFrame
+        Sections of the page, none of fewer than eight weeks; and a row a bound that was moved.
+    """
+    weeks = sorted({case.name for case in cases if not case.planted})
+    if len(weeks) < FEWEST:
+        return [], pd.DataFrame()
+    middle = weeks[len(weeks) // 2]
+    first, second = ([case for case in cases if (case.name < middle) == early] for early in (True, False))
+    lines, together = [], []
+    for kind, gates in groups.items():
+        chosen = choose_bounds(gates, first)
+        for gate, moved in zip(gates, chosen, strict=True):
+            later = _tally_both(tabulate_gates([moved], second).iloc[0])
+            for name in MOVED:
+                if getattr(moved, name) != getattr(gate, name):
+                    bounds = {"declared": getattr(gate, name), "chosen": getattr(moved, name)}
+                    lines.append({"kind": kind, "gate": gate.gate, "bound": name, **bounds, **later})
+        for words, tried in (("as declared", gates), ("as chosen", chosen)) if gates else ():
+            ends = [_tally_both(tabulate_gates(tried, half).iloc[-1]) for half in (first, second)]
+            together.append(
+                [f"{kind} gates, bounds {words}", *(end[key] for end in ends for key in ("false_stops", "caught"))]
+            )
+    head = ["gate", "bound", "declared", "chosen", "false stops later", "planted stopped later"]
+    rows = [[line[key] for key in ("gate", "bound", "declared", "chosen", "false_stops", "caught")] for line in lines]
+    sections: list[dict[str, Any]] = [
+        {
+            "id": "halves",
+            "title": "Bounds chosen on the first half, tried on the second",
+            "prose": [
+                "Each bound on an estimate is put where it would have stopped none of the sound releases before "
+                f"{middle}, and tried on those from then on. While a number stays as it was, such a bound stops the "
+                f"next release with a probability of 1 in {len(weeks) // 2 + 1} (Wilks 1941): where it stops more, the "
+                "number has moved."
+            ],
+            "table": {"head": head, "rows": rows},
+        },
+        {
+            "id": "halves-together",
+            "title": "All of them together, in both halves",
+            "prose": ["What chosen bounds stop in the first half proves nothing: it is what they were chosen on."],
+            "table": {
+                "head": ["gates", "false stops", "planted stopped", "false stops later", "planted stopped later"],
+                "rows": together,
+            },
+        },
+    ]
+    return sections, pd.DataFrame(lines)
+
+
+def _tally_both(line: pd.Series[Any]) -> dict[str, str]:
+    """Put a row of a back-test into words: sound releases that were stopped, and planted ones."""
+    kinds = [kind for kind in PLANTINGS if kind in line]
+    caught, planted = (sum(int(line[f"{kind}{of}"]) for kind in kinds) for of in ("", " of"))
+    return {"false_stops": f"{line['false_stops']} of {line['sound']}", "caught": f"{caught} of {planted}"}
 
 
 def _describe_planted(cases: list[Case]) -> dict[str, Any]:
