@@ -26,9 +26,11 @@ __all__ = ["finish_pages", "finish_rendering", "is_followed", "render_beside", "
 
 logger = logging.getLogger("sundial.execution")
 NICENESS = 10  # a stage is waited for, a page is not
+SETTLE_SECONDS = 0.1  # a release reuses its next stage in a fifth of that
 _lock = threading.Lock()
 _renderer: ThreadPoolExecutor | None = None
 _pending: dict[Path, Future[Path]] = {}
+_awaited = threading.Event()
 
 
 def render_now(run: Run, stage: str, settings: Settings) -> Path:
@@ -91,12 +93,15 @@ def finish_rendering(folder: Path | None = None) -> None:
     """
     with _lock:
         waiting = [future for path, future in _pending.items() if folder in (None, path)]
+    if waiting:
+        _awaited.set()
     for future in waiting:
         future.result()
+    _awaited.clear()
 
 
 def is_followed(run: Run, stage: str) -> bool:
-    """Tell whether another page of the run is to be made, and those above it again.
+    """Tell, after a moment, whether another page of the run is to be made, and those above it again.
 
     Parameters
     ----------
@@ -109,6 +114,7 @@ def is_followed(run: Run, stage: str) -> bool:
     -------
     bool
     """
+    _awaited.wait(SETTLE_SECONDS)
     with _lock:
         return any(path.parent == run.folder and path.name != stage for path in _pending)
 
