@@ -6,7 +6,7 @@ from typing import Any
 
 from sundial.evaluation.backtest import Case, point_gates
 from sundial.pipeline import Gate
-from sundial.replay.gates_page import describe_choice
+from sundial.replay.gates_page import describe_choice, sweep_gates
 from sundial.replay.plantings import PLANTINGS
 
 FAULT = next(iter(PLANTINGS))
@@ -51,3 +51,19 @@ def test_a_year_of_few_weeks_chooses_nothing():
 
     assert [] == sections
     assert lines.empty
+
+
+def test_each_bound_of_each_gate_has_a_curve_of_its_own():
+    """A range has two, and two gates of one name are told apart by where they stand."""
+    both = Gate(gate="about as often", scrap="07_evaluate_model.difference", at_least=-1.0, at_most=1.0)
+    cases = [release(week, -0.01 * week) for week in range(4)]
+
+    swept = sweep_gates({"release": DECLARED[:1], "comparison": [*DECLARED[:1], both]}, cases)
+
+    assert [
+        "no worse (release)",
+        "no worse (comparison)",
+        "about as often (at_least)",
+        "about as often (at_most)",
+    ] == list(swept)
+    assert all(1 == table["moved"].nunique() for table in swept.values())

@@ -109,7 +109,8 @@ def draw_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> str:
     """Draw, for each gate at all its bounds, the planted releases that it catches over the sound ones it stops."""
 
     def paint(axis: Any) -> None:
-        for (name, table), color in zip(sweeps.items(), PALETTE, strict=False):
+        for number, (name, table) in enumerate(sweeps.items()):
+            color, dashed = PALETTE[number % len(PALETTE)], number >= len(PALETTE)
             shown = pd.DataFrame(
                 {
                     "false": 100 * table["false_stops"] / table["sound"].clip(lower=1),
@@ -117,7 +118,8 @@ def draw_sweeps(sweeps: Mapping[str, pd.DataFrame]) -> str:
                     "declared": table["declared"],
                 }
             ).sort_values(["false", "caught"])
-            axis.plot(shown["false"], shown["caught"], color=color, linewidth=1.6, label=name, drawstyle="steps-post")
+            style = {"color": color, "linewidth": 1.6, "linestyle": "--" if dashed else "-", "drawstyle": "steps-post"}
+            axis.plot(shown["false"], shown["caught"], label=name, **style)
             own = shown[shown["declared"]]
             axis.plot(own["false"], own["caught"], "D", color=color, markersize=6)
         axis.set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,8 @@ def describe_gates(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFrame]) 
     beside = tabulate_gates(plain, cases)
     everything = pd.concat([table.assign(kind="declared"), beside.assign(kind="plain")], ignore_index=True)
     write_value(replay.tables, "gates", everything)
-    sweeps = {gate.gate: sweep_gate(gate, cases) for gate in (*declared, *plain)}
-    swept = {name: found for name, found in sweeps.items() if not found.empty}
+    steps = {"release": replay.pipeline.gates.release, "comparison": replay.pipeline.gates.comparison, "plain": plain}
+    swept = sweep_gates(steps, cases)
     if swept:
         write_value(replay.tables, "gates_sweep", pd.concat(swept.values(), ignore_index=True))
     halves, chosen = describe_choice({"declared": declared, "plain": plain}, cases)
@@ -78,6 +79,33 @@ def _describe_table(table: pd.DataFrame, name: str, title: str, cases: list[Case
         "table": {"head": ["gate", "judged", "stopped", "false stops", "worse, stopped", *kinds], "rows": rows},
         "notes": [f"Planted releases that a failing stage stopped before any gate: {failed}."] if failed else [],
     }
+
+
+def sweep_gates(steps: Mapping[str, Sequence[Gate]], cases: Sequence[Case]) -> dict[str, pd.DataFrame]:
+    """Try every bound of all gates.
+
+    Parameters
+    ----------
+    steps : mapping of str to sequence of Gate
+        Gates by where they stand.
+    cases : sequence of Case
+        Real and planted.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        As of :func:`sundial.evaluation.backtest.sweep_gate`, for each bound that makes a difference; named by its gate,
+        and by step or bound too where the gate's name is not enough.
+    """
+    names = Counter(gate.gate for gates in steps.values() for gate in gates)
+    found: dict[str, pd.DataFrame] = {}
+    for step, gate in [(step, gate) for step, gates in steps.items() for gate in gates]:
+        swept = sweep_gate(gate, cases)
+        bounds = list(swept["moved"].unique()) if not swept.empty else []
+        for moved in bounds:
+            more = [*([step] if names[gate.gate] > 1 else []), *([moved] if len(bounds) > 1 else [])]
+            found[gate.gate + (f" ({', '.join(more)})" if more else "")] = swept[swept["moved"] == moved]
+    return found
 
 
 def _describe_sweep(sweeps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
