@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from sundial.evaluation.backtest import Case, point_gates
 from sundial.pipeline import Gate
 from sundial.replay.gates_page import describe_choice, sweep_gates
 from sundial.replay.plantings import PLANTINGS
 
+FIRST = pd.Timestamp("2013-01-04")
 FAULT = next(iter(PLANTINGS))
 DECLARED = [
     Gate(gate="no worse", scrap="07_evaluate_model.difference", allowed_drop=0.02),
@@ -22,9 +25,7 @@ def release(week: int, low: float, planted: str = "") -> Case:
     difference = {"estimate": low + 0.03, "low": low, "high": low + 0.06, "rows": 100}
     scraps: dict[str, Any] = {"07_evaluate_model": {"difference": difference}, "04_build_training_set": {"rows": 500}}
     later = None if planted else {"estimate": 0.0, "low": -0.01, "high": 0.01}
-    return Case(
-        f"2013-01-{7 * week + 1:02d}" if week < 4 else f"2013-02-{7 * week - 27:02d}", scraps, planted, later=later
-    )
+    return Case(f"{FIRST + pd.Timedelta(weeks=week):%Y-%m-%d}", scraps, planted, later=later)
 
 
 def test_bounds_are_chosen_on_the_first_half_and_tried_on_the_second():

@@ -157,13 +157,8 @@ def sweep_gate(gate: Gate, cases: Sequence[Case], *, bounds: int = BOUNDS) -> pd
         ``stopped_worse``, ``planted`` and ``caught``.
     """
     lines = []
-    for moved in MOVED:
+    for moved, numbers in _read_numbers(gate, cases).items():
         declared = getattr(gate, moved)
-        if declared is None:
-            continue
-        numbers = [number for case in cases if (number := _number(gate, moved, case)) is not None]
-        if not numbers:
-            continue
         tried = np.unique(np.r_[declared, np.quantile(numbers, np.linspace(0, 1, bounds)), _beyond(numbers)])
         if moved.startswith("allowed"):
             tried = tried[tried >= 0]
@@ -205,12 +200,11 @@ def choose_bounds(gates: Sequence[Gate], cases: Sequence[Case]) -> list[Gate]:
     sound = [case for case in cases if not case.planted and not case.failed_stage and case.truth in SOUND]
     chosen = []
     for gate in gates:
+        estimated = any(_is_estimated(gate, case) for case in sound)
         bounds: dict[str, float] = {}
-        for moved in MOVED if any(_is_estimated(gate, case) for case in sound) else ():
-            numbers = [number for case in sound if (number := _number(gate, moved, case)) is not None]
-            if getattr(gate, moved) is not None and numbers:
-                bound = min(numbers) if moved == "at_least" else max(numbers)
-                bounds[moved] = max(bound, 0.0) if moved.startswith("allowed") else bound
+        for moved, numbers in _read_numbers(gate, sound).items() if estimated else ():
+            bound = min(numbers) if moved == "at_least" else max(numbers)
+            bounds[moved] = max(bound, 0.0) if moved.startswith("allowed") else bound
         chosen.append(gate.model_copy(update=bounds))
     return chosen
 
@@ -227,6 +221,16 @@ def _tally(gate: Gate, cases: Sequence[Case]) -> dict[str, int]:
         "planted": sum(verdict in ("stopped", "passed") for verdict in planted),
         "caught": sum(verdict == "stopped" for verdict in planted),
     }
+
+
+def _read_numbers(gate: Gate, cases: Sequence[Case]) -> dict[str, list[float]]:
+    """Read the numbers that each declared bound of a gate is compared with; a bound without any is left out."""
+    found = {
+        moved: [number for case in cases if (number := _number(gate, moved, case)) is not None]
+        for moved in MOVED
+        if getattr(gate, moved) is not None
+    }
+    return {moved: numbers for moved, numbers in found.items() if numbers}
 
 
 def _number(gate: Gate, moved: str, case: Case) -> float | None:

@@ -207,16 +207,15 @@ def _list_names(folder: Path) -> frozenset[str]:
 
 def _find_module(name: str, roots: Iterable[Path], listed: Callable[[Path], Set[str]]) -> tuple[Path, Path] | None:
     """Find the file of a module, and the folder it was found in; None for what is installed, or no module."""
-    *packages, last = name.split(".")
-    first, file = packages[0] if packages else last, f"{last}.py"
-    for root in [Path(sundial.__file__).parents[1]] if first == OWN else roots:
-        if first not in listed(root) and f"{first}.py" not in listed(root):
+    *packages, last = parts = name.split(".")
+    for root in [Path(sundial.__file__).parents[1]] if parts[0] == OWN else roots:
+        if packages and packages[0] not in listed(root):
             continue
         folder = root.joinpath(*packages)
-        if last in listed(folder) and "__init__.py" in listed(folder / last):
-            return root, folder / last / "__init__.py"
-        if file in listed(folder):
-            return root, folder / file
+        if last in listed(folder) and (package := folder / last / "__init__.py").is_file():
+            return root, package
+        if f"{last}.py" in listed(folder) and (module := folder / f"{last}.py").is_file():
+            return root, module
     return None
 
 

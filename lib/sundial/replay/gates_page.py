@@ -23,13 +23,13 @@ POINT_DROP = 0.01  # of the plain change gate as shown in the table; the sweep t
 def describe_gates(replay: Replay, scores: Mapping[pd.Timestamp, pd.DataFrame]) -> dict[str, Any]:
     """Describe the back-test of a pipeline's gates and of plain point gates beside them; writes its tables too."""
     cases = collect_cases(replay, scores)
-    declared = [*replay.pipeline.gates.release, *replay.pipeline.gates.comparison]
     plain = _plain_gates(replay)
+    steps = {"release": replay.pipeline.gates.release, "comparison": replay.pipeline.gates.comparison, "plain": plain}
+    declared = [*steps["release"], *steps["comparison"]]
     table = tabulate_gates(declared, cases)
     beside = tabulate_gates(plain, cases)
     everything = pd.concat([table.assign(kind="declared"), beside.assign(kind="plain")], ignore_index=True)
     write_value(replay.tables, "gates", everything)
-    steps = {"release": replay.pipeline.gates.release, "comparison": replay.pipeline.gates.comparison, "plain": plain}
     swept = sweep_gates(steps, cases)
     if swept:
         write_value(replay.tables, "gates_sweep", pd.concat(swept.values(), ignore_index=True))
@@ -164,18 +164,25 @@ def describe_choice(
     first, second = ([case for case in cases if (case.name < middle) == early] for early in (True, False))
     lines, together = [], []
     for kind, gates in groups.items():
+        if not gates:
+            continue
         chosen = choose_bounds(gates, first)
-        for gate, moved in zip(gates, chosen, strict=True):
-            later = _tally_both(tabulate_gates([moved], second).iloc[0])
-            for name in MOVED:
-                if getattr(moved, name) != getattr(gate, name):
-                    bounds = {"declared": getattr(gate, name), "chosen": getattr(moved, name)}
-                    lines.append({"kind": kind, "gate": gate.gate, "bound": name, **bounds, **later})
-        for words, tried in (("as declared", gates), ("as chosen", chosen)) if gates else ():
-            ends = [_tally_both(tabulate_gates(tried, half).iloc[-1]) for half in (first, second)]
+        tried = {
+            "as declared": [tabulate_gates(gates, half) for half in (first, second)],
+            "as chosen": [tabulate_gates(chosen, half) for half in (first, second)],
+        }
+        for words, halves in tried.items():
+            ends = [_tally_both(table.iloc[-1]) for table in halves]
             together.append(
                 [f"{kind} gates, bounds {words}", *(end[key] for end in ends for key in ("false_stops", "caught"))]
             )
+        later = tried["as chosen"][1]
+        for row, (gate, moved) in enumerate(zip(gates, chosen, strict=True)):
+            for name in MOVED:
+                if getattr(moved, name) != getattr(gate, name):
+                    bounds = {"declared": getattr(gate, name), "chosen": getattr(moved, name)}
+                    one = {"kind": kind, "gate": gate.gate, "bound": name, **bounds, **_tally_both(later.iloc[row])}
+                    lines.append(one)
     head = ["gate", "bound", "declared", "chosen", "false stops later", "planted stopped later"]
     rows = [[line[key] for key in ("gate", "bound", "declared", "chosen", "false_stops", "caught")] for line in lines]
     sections: list[dict[str, Any]] = [
