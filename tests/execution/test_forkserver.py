@@ -144,6 +144,35 @@ def test_preloads_third_party_modules_only(tmp_path: Path) -> None:
     assert "[]\n1 False\n" == output.stdout
 
 
+@pytest.mark.slow
+def test_little_is_imported_at_first_use(tmp_path: Path) -> None:
+    """A kernel that opens the registry, checks a table and shows it and a figure finds almost all of it imported."""
+    used = """
+import importlib, io, sys
+for name in {preload!r}: importlib.import_module(name)
+before = set(sys.modules)
+import matplotlib.pyplot as plt, pandas as pd, pandera.pandas as pa
+from sundial.release.registry import Registry
+assert Registry().alias("tiny", "production") is None
+table = pa.DataFrameSchema({{"a": pa.Column(int, pa.Check.ge(0))}}).validate(pd.DataFrame({{"a": [1]}}))
+table._repr_html_(), repr(table)
+plt.figure().savefig(io.BytesIO(), format="png")
+print(*[name for name in sys.modules if name not in before and not name.startswith("sundial")])
+"""
+    environment = {**os.environ, "SUNDIAL_ARTIFACTS": str(tmp_path), "MPLBACKEND": "agg"}
+
+    output = subprocess.run(
+        [sys.executable, "-c", used.format(preload=forkserver.PRELOAD)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+
+    assert len(output.stdout.split()) < 30, output.stdout
+
+
 def test_a_server_that_dies_takes_its_kernels(write: Write, tmp_path: Path) -> None:
     """When the server is killed its kernels are too, and the notebook says that its kernel died."""
     source = "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(600)"

@@ -55,6 +55,31 @@ PRELOAD = (
     "mlflow.tracking",
     "nbconvert.exporters.html",  # of the pages, which are rendered in forks too
     "bs4",
+    # what the libraries above import when they are first used: 1 s to open the registry, 0.2 s to check a table
+    "alembic.command",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "narwhals._interchange",
+    "narwhals._pandas_like.namespace",
+    "pandas.core.reshape.reshape",
+    "pandas.io.formats.html",
+    "pandas.io.formats.string",
+    "pandera.accessors.pandas_accessor",
+    "pandera.backends.pandas.builtin_checks",
+    "pandera.backends.pandas.builtin_hypotheses",
+    "pandera.backends.pandas.register",
+    "pandera.backends.register_checks",
+    "PIL.BmpImagePlugin",
+    "PIL.GifImagePlugin",
+    "PIL.JpegImagePlugin",
+    "PIL.PpmImagePlugin",
+    "sqlalchemy.dialects.sqlite",
+    "IPython.lib.lexers",
+    "jinja2.ext",
+    "mistune.plugins.def_list",
+    "mistune.plugins.task_lists",
+    "mistune.plugins.url",
+    "pygments.lexers.markup",
 )
 # What a kernel's environment has unless it says otherwise; the server's must have it too, since it is read at import.
 KERNEL_DEFAULTS = {
