@@ -37,9 +37,9 @@ setup: $(READY)  ## make .venv with the exact versions of constraints.txt
 demo: $(READY)  ## turn the whole loop once (APPROVE=name answers in your place)
 	@$(BIN)/sundial demo $(if $(APPROVE),--approve "$$APPROVE")
 
-# files side by side, in the order that conftest.py gives them: a file's servers are its own
+# side by side, divided and in the order as tests/conftest.py says
 test: $(READY)  ## run every test
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 bench-serving bench-shadow: bench-%: $(READY)
 	@PYTHONPATH=tests/benchmarks $(BIN)/python tests/benchmarks/serving/bench_$*.py $(ARGUMENTS)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from tests.object_store import ObjectStore, running_object_store
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "tiny"
+# Their servers are the fixture `system`; in the order of the dates that they release.
+SHARE_A_SYSTEM = ["test_decisions", "test_browser", "test_broken_weeks", "test_schedules"]
 _scratch = pytest.StashKey[str]()
 
 
@@ -38,9 +41,33 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow end-to-end tests last, so that a plain mistake shows in seconds, and the longest of them first."""
-    longest = ["test_demo", "test_broken_weeks", "test_browser", "test_guide", "test_decisions"]
-    items.sort(key=lambda item: ("e2e" in item.path.parts, (*longest, item.path.stem).index(item.path.stem)))
+    """Put the slow end-to-end tests last, so that a plain mistake shows in seconds, and the longest of them first.
+
+    With two at a time, one begins with the tests that share a system, which wait for it more than they work.
+    """
+    longest = ["test_demo", "test_guide", "test_production"]
+    first = "PYTEST_XDIST_WORKER" in os.environ
+
+    def rank(item: pytest.Item) -> tuple[int, int]:
+        name = item.path.stem
+        if name in SHARE_A_SYSTEM:
+            return (-1 if first else 1, SHARE_A_SYSTEM.index(name))
+        return ("e2e" in item.path.parts, (*longest, name).index(name))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a file's tests to one worker, and the files that share a system to the same: it is started once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            return "system" if Path(path).stem in SHARE_A_SYSTEM else path
+
+    return Scheduling(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
