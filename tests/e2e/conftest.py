@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.experiments.conftest import git
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # noqa: S105  nobody's
+running = pytest.StashKey[ExitStack]()
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
@@ -103,8 +105,8 @@ class System:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Start all servers on the tiny pipeline, with notebooks that tests may break."""
+def system(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[System]:
+    """Start all servers on the tiny pipeline, with notebooks that tests may break; they end with the last such test."""
     root = tmp_path_factory.mktemp("system") / "project"
     shutil.copytree(ROOT / "tests" / "tiny", root, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "notebooks" / "lifecycle", root / "notebooks" / "lifecycle")
@@ -112,7 +114,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     (root / ".gitignore").write_text("/artifacts/\n/flows\n__pycache__/\n")
     for words in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "--message", "The tiny pipeline")):
         git(root, *words)
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as stack:
+        request.session.stash[running] = stack
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("SUNDIAL_ROOT", str(root))
         patch.setenv("SUNDIAL_ARTIFACTS", str(root / "artifacts"))
         patch.setenv("SUNDIAL_PREFECT_PORT", str(free_port()))
@@ -120,12 +124,22 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         patch.setenv("PYTHONPATH", str(root / "lib"))
         patch.setenv("SUNDIAL_APPROVER_SECRETS", json.dumps({"Ada Lovelace": SECRET}))
         patch.syspath_prepend(str(root / "lib"))
+        stack.callback(sys.modules.pop, "tiny", None)  # the next test has a folder of its own
         assert "PREFECT_API_URL" not in os.environ
         settings = load_settings()
         pipeline = load_pipeline("tiny", settings)
-        with Supervisor(settings) as supervisor, PrefectApi(settings=settings) as api:
-            bring_up(supervisor, pipeline, say=print)
-            yield System(settings, pipeline, supervisor, api, Registry(settings))
+        supervisor = stack.enter_context(Supervisor(settings))
+        api = stack.enter_context(PrefectApi(settings=settings))
+        bring_up(supervisor, pipeline, say=print)
+        yield System(settings, pipeline, supervisor, api, Registry(settings))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the system when the next test is none of its own: it would work beside it, and hand its settings on."""
+    stack = item.session.stash.get(running, None)
+    if stack is not None and (nextitem is None or "system" not in getattr(nextitem, "fixturenames", ())):
+        stack.close()
 
 
 @pytest.fixture(scope="session")

@@ -174,6 +174,7 @@ def test_one_machine_releases_and_another_decides(machines: Machines, promoted: 
     assert len(theirs.stages()) == 7
     for stage, record in theirs.stages().items():
         assert record == promoted.stage_record(stage)
+        assert record["kernel"]["kind"] == "fork", "Prefect adds the project's folders to PYTHONPATH"
         for output in record["outputs"]:
             assert (
                 promoted.verify_output(stage, output).read_bytes() == theirs.verify_output(stage, output).read_bytes()

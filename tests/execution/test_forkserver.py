@@ -72,17 +72,60 @@ def test_linear_algebra_has_its_threads(forking: Settings, write: Write, tmp_pat
     assert printed(write(source), tmp_path, process)[0] == printed(write(source), tmp_path, forking)[0]
 
 
-@pytest.mark.parametrize("variable", ["PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "TZ", "LC_ALL"])
+@pytest.mark.parametrize(
+    "variable",
+    ["PYTHONHASHSEED", "OMP_NUM_THREADS", "TZ", "LC_ALL", "SKLEARN_ASSUME_FINITE", "PANDERA_CACHE_DATAFRAME"],
+)
 def test_refuses_what_a_fork_cannot_change(
     variable: str, forking: Settings, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is read at start-up and differs means a process of its own, in which it holds."""
-    value = {"PYTHONPATH": str(tmp_path), "TZ": "UTC", "LC_ALL": "C"}.get(variable, "1")
+    value = {"TZ": "UTC", "LC_ALL": "C"}.get(variable, "1")
     monkeypatch.setenv(variable, value)
 
     notebook = write(f"import os\nprint(os.environ[{variable!r}])")
 
     assert (f"{value}\n", "process") == printed(notebook, tmp_path, forking)
+
+
+def test_modules_of_other_folders_are_found(
+    forking: Settings, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PYTHONPATH may differ, as it does on a work pool of Prefect; its modules come first, as in a fresh process."""
+    for name, folder in (("ours_alone", "one"), ("shared_name", "one"), ("shared_name", "two")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.py").write_text(f"where = {folder!r}")
+    notebook = write("import sys, ours_alone, shared_name\nprint(shared_name.where, sys.path[:2], len(sys.path))")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'two'}:{tmp_path / 'one'}")
+
+    text, kind = printed(notebook, tmp_path, forking)
+
+    assert "fork" == kind
+    assert text.startswith("two ")
+    assert (text, "process") == printed(notebook, tmp_path, forking.model_copy(update={"kernel": "process"}))
+
+
+@pytest.mark.parametrize("file", ["yaml/__init__.py", "yaml.py"])
+def test_refuses_folders_with_another_module_of_what_is_imported(
+    file: str, forking: Settings, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server has imported would be another module in a fresh process, so that is what the notebook gets."""
+    (tmp_path / "own" / file).parent.mkdir(parents=True)
+    (tmp_path / "own" / file).write_text("mine = True")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))
+
+    assert ("True\n", "process") == printed(write("import yaml\nprint(yaml.mine)"), tmp_path, forking)
+
+
+def test_refuses_fewer_folders_than_its_own(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was given folders may have imported from them: whoever has not gets a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with start_kernel_server([]) as server:
+        server.report()
+        assert ("1\n", "fork") == printed(write("print(1)"), tmp_path, load_settings())
+        for others in ("", str(tmp_path / "missing"), f"{tmp_path}:{tmp_path / 'missing'}", f"{tmp_path}:here"):
+            monkeypatch.setenv("PYTHONPATH", others)
+            assert ("1\n", "process") == printed(write("print(1)"), tmp_path, load_settings())
 
 
 def test_refuses_when_packages_changed(

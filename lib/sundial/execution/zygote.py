@@ -8,10 +8,10 @@ Two uses, as a script; nothing imports it::
 It is a script and no module of the package because the process that forks must hold no project
 code: every kernel then imports ``sundial`` and the user's packages as they are on disk.
 
-The server speaks lines of JSON over a UNIX socket. A request is ``{"argv", "env", "cwd", "log",
-"key"}``; with ``"module"`` that is run as ``python -m`` would, in place of a kernel. The answer is
-``{"pid"}`` or ``{"refused"}``, later ``{"exit", "peak_kib"}``. The connection is the kernel's
-lifeline: when the client goes, its kernel is killed with all its children.
+The server speaks lines of JSON over a UNIX socket. A request is ``{"argv", "env", "cwd", "log", "key"}``; with
+``"module"`` that is run as ``python -m`` would, in place of a kernel. The answer is ``{"pid"}`` or ``{"refused"}``,
+later ``{"exit", "peak_kib"}``. The connection is the kernel's lifeline: when the client goes, its kernel is killed with
+all its children.
 
 Rules the server keeps, each of which a crash or a hang taught:
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import io
@@ -47,29 +48,21 @@ from typing import Any, NoReturn
 # Imported for every kernel, before the libraries that the caller names.
 KERNEL_MODULES = (
     "ipykernel.kernelapp",
-    "ipykernel.ipkernel",
-    "ipykernel.zmqshell",
     "IPython.core.completerlib",
     "IPython.core.debugger",
     "IPython.core.oinspect",
     "IPython.core.pylabtools",
     "IPython.extensions.storemagic",
-    "jupyter_client.localinterfaces",
     "psutil",
     "sqlite3",
     "tornado.platform.asyncio",
     "threadpoolctl",
 )
 # Environment that is read at import or start-up and so cannot differ between server and kernel.
-PINNED_PREFIXES = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "ARROW_", "LC_", "MPL")
+PINNED_PREFIXES = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "ARROW_", "LC_", "MPL", "SKLEARN_", "PANDERA_")
 PINNED_NAMES = ("LANG", "LANGUAGE", "TZ", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "LD_LIBRARY_PATH")
 # Set while importing, so that no library starts a thread of its own.
-QUIET_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-}
-INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
-PR_SET_PDEATHSIG = 1
+QUIET_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 CLOSE_SECONDS = 2.0
 BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 THREADED = "it starts a thread when it is imported"
@@ -77,9 +70,25 @@ THREADED = "it starts a thread when it is imported"
 
 def pinned(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the part of an environment that a forked kernel cannot change."""
-    return {
-        name: value for name, value in environment.items() if name.startswith(PINNED_PREFIXES) or name in PINNED_NAMES
-    }
+    names = [name for name in environment if name.startswith(PINNED_PREFIXES) or name in PINNED_NAMES]
+    return {name: environment[name] for name in names if name != "PYTHONPATH"}
+
+
+def module_folders(environment: Mapping[str, str]) -> list[Path]:
+    """Return what PYTHONPATH names."""
+    return list(map(Path, environment["PYTHONPATH"].split(os.pathsep))) if environment.get("PYTHONPATH") else []
+
+
+def find_elsewhere(ours: list[Path], theirs: list[Path]) -> str:
+    """Name what would be another module with their folders in PYTHONPATH; Prefect's pools add the project's to ours."""
+    for folder in theirs if ours != theirs else []:
+        if not folder.is_absolute() or not set(ours) <= set(theirs):
+            return "the kind or number of its folders"
+        for file in folder.iterdir():
+            name = file.name.partition(".")[0]
+            if name in sys.modules and (file.suffix in (".py", ".pyc", ".so") or (file / "__init__.py").exists()):
+                return name
+    return "all of it" if ours and not theirs else ""
 
 
 def count_threads() -> int:
@@ -149,16 +158,7 @@ def flush_files() -> None:
     for file in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, *opened):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
             file.flush()
-    import ctypes
-
     ctypes.CDLL(None).fflush(None)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class Server:
@@ -234,11 +234,15 @@ class Server:
         if request["key"] != self.key:
             return "the installed packages changed since the kernel server started"
         ours, theirs = pinned(self.environment), pinned(request["env"])
-        differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        if differing:
+        if differing := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
             return f"{', '.join(differing)} differ from the kernel server's environment"
-        threads = count_threads()
-        return f"the kernel server has {threads} threads" if threads != 1 else ""
+        try:
+            other = find_elsewhere(module_folders(self.environment), module_folders(request["env"]))
+        except OSError as error:  # an archive, or a folder that is not there
+            other = str(error)
+        if other:
+            return f"PYTHONPATH differs from the kernel server's in {other}"
+        return "the kernel server has other threads" if count_threads() != 1 else ""
 
     def _drop(self, connection: socket.socket) -> None:
         self.selector.unregister(connection)
@@ -287,7 +291,7 @@ def kill_group(pid: int) -> None:
 def become(request: dict[str, Any], parent: int) -> NoReturn:
     """Turn a forked child into the kernel, or the program, that a fresh interpreter would be."""
     os.setsid()
-    die_with_parent()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it dies with its parent
     if os.getppid() != parent:  # the server died between the fork and the line above
         os._exit(1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -298,6 +302,7 @@ def become(request: dict[str, Any], parent: int) -> NoReturn:
     os.environ.update(environment)
     os.environ["JPY_PARENT_PID"] = str(parent)
     os.chdir(request["cwd"])
+    sys.path[:] = list(dict.fromkeys([*(str(folder.absolute()) for folder in module_folders(environment)), *sys.path]))
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for source, targets in ((os.open(os.devnull, os.O_RDONLY), (0,)), (log, (1, 2))):
         for target in targets:
@@ -351,7 +356,7 @@ def serve(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     environment = dict(os.environ)
     os.environ.update(QUIET_ENVIRONMENT)
-    os.environ.setdefault("MPLBACKEND", INLINE_BACKEND)
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     gc.disable()
     import_kernel()
     loaded, skipped = import_modules(names := list(filter(None, arguments.modules.split(","))))
@@ -366,12 +371,8 @@ def serve(arguments: argparse.Namespace) -> int:
     gc.collect()
     gc.freeze()  # the children share these objects' pages for as long as nobody writes to them
     server = Server(socket.socket(fileno=arguments.listener), arguments.key, environment)
-    server.report = {
-        "pid": os.getpid(),
-        "modules": loaded,
-        "skipped": skipped,
-        "seconds": round(time.monotonic() - began, 2),
-    }
+    seconds = round(time.monotonic() - began, 2)
+    server.report = {"pid": os.getpid(), "modules": loaded, "skipped": skipped, "seconds": seconds}
     parent = os.getpid()
     if (request := server.serve()) is None:  # the parent removes the folder, unless it was killed
         shutil.rmtree(Path(server.listener.getsockname()).parent, ignore_errors=True)
