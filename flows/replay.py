@@ -15,7 +15,7 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from sundial.execution.kernels import start_kernel_server
+from sundial.execution.kernels import keep_kernel_server, start_kernel_server
 from sundial.replay.plan import Step, find_ready
 from sundial.replay.replays import claim, open_replay, read_records
 from sundial.replay.steps import run_step
@@ -28,6 +28,8 @@ log = logging.getLogger("sundial.flows")
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 def step(folder: str, week: int, kind: str, name: str) -> dict[str, Any]:
     """Do one step of one week, in whatever process this runs."""
+    limit_threads()
+    keep_kernel_server()  # on Dask; to processes of our own the flow announces one
     return run_step(folder, week, kind)
 
 

@@ -125,7 +125,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         patch.setenv("SUNDIAL_APPROVER_SECRETS", json.dumps({"Ada Lovelace": SECRET}))
         patch.syspath_prepend(str(root / "lib"))
         stack.callback(sys.modules.pop, "tiny", None)  # the next test has a folder of its own
-        assert "PREFECT_API_URL" not in os.environ
+        assert {"PREFECT_API_URL", "SUNDIAL_KERNEL_SOCKET"}.isdisjoint(os.environ), "a test before left it"
         settings = load_settings()
         pipeline = load_pipeline("tiny", settings)
         supervisor = stack.enter_context(Supervisor(settings))

@@ -124,6 +124,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory, object_store: ObjectStore
             "PREFECT_API_DATABASE_CONNECTION_URL": address(database, "prefect", "+asyncpg"),
             "PYTHONPATH": str(here / "lib"),
         }
+        assert "SUNDIAL_KERNEL_SOCKET" not in os.environ, "a test before left it"
         for name, value in {**shared, **own}.items():
             patch.setenv(name, value)
         patch.syspath_prepend(str(here / "lib"))

@@ -54,8 +54,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SUNDIAL_ARTIFACTS", str(folder / "artifacts"))
         patch.setenv("PYTHONPATH", str(folder / "lib"))
         patch.syspath_prepend(str(folder / "lib"))
-        with start_kernel_server(PRELOAD) as server:
-            patch.setenv("SUNDIAL_KERNEL_SOCKET", str(server.socket))
+        with start_kernel_server(PRELOAD):
             yield folder
     sys.modules.pop("tiny", None)
 

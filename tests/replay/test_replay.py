@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from sundial.errors import ServiceError
-from sundial.execution.kernels import start_kernel_server
 from sundial.operations.services import Service, Supervisor, free_port, prefect_environment, prefect_server
 from sundial.pipeline import load_pipeline
 from sundial.release.registry import Registry
@@ -23,7 +22,6 @@ from sundial.replay.replays import Replay, begin_replay, isolate, read_records
 from sundial.replay.running import run_replay
 from sundial.runs import Run, list_runs
 from sundial.serving.predictions import read_log
-from sundial.serving.process import THREADS
 from sundial.serving.shadow import read_shadow_scores
 from sundial.settings import load_settings
 
@@ -118,13 +116,11 @@ def test_a_week_again_on_dask_gives_the_same_figures(services, monkeypatch):
     """All that the notebooks record is the same on two workers that share only the folder as it was on this machine."""
     first = begin("first", last=WEEKS[0], plant=0)
     run_replay(first, services.settings, workers=2, say=lambda _: None)
-    for name in THREADS:
-        monkeypatch.setenv(name, "1")
-    with start_kernel_server():  # workers on one machine may share one; others start kernels of their own
-        monkeypatch.setenv("SUNDIAL_DASK_SCHEDULER", start_dask(services))
-        second = begin("second", last=WEEKS[0], plant=0)
-        run_replay(second, load_settings(), workers=2, say=lambda _: None)
+    monkeypatch.setenv("SUNDIAL_DASK_SCHEDULER", start_dask(services))
+    second = begin("second", last=WEEKS[0], plant=0)
+    run_replay(second, load_settings(), workers=2, say=lambda _: None)
 
+    assert {"fork"} == {record["kernel"]["kind"] for record in release(second, 0).stages().values()}
     again = figures(second)
     # there was no production to compare the first release with
     assert {f"2013-09-30 {stage}" for stage in second.pipeline.stages if not stage.startswith("10_")} == set(again)

@@ -8,7 +8,9 @@ of the kernel's own, so that kernels which start together cannot take each other
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -38,7 +40,15 @@ from sundial.execution.forkserver import (
 from sundial.execution.watch import Watch
 from sundial.settings import Settings, load_settings
 
-__all__ = ["KernelClient", "KernelManager", "Provisioner", "choose_socket", "kernel_server", "start_kernel_server"]
+__all__ = [
+    "KernelClient",
+    "KernelManager",
+    "Provisioner",
+    "choose_socket",
+    "keep_kernel_server",
+    "kernel_server",
+    "start_kernel_server",
+]
 
 logger = logging.getLogger("sundial.execution")
 Choice = Literal["auto", "fork", "process"]
@@ -86,6 +96,17 @@ def kernel_server(settings: Settings) -> Iterator[Settings]:
         return
     with start_kernel_server() as server:
         yield settings.model_copy(update={"kernel_socket": str(server.socket)})
+
+
+@functools.cache
+def keep_kernel_server() -> None:
+    """Have a kernel server for as long as this process lives, where forking is sound and wanted and none is announced.
+
+    For a worker that is not ours to start, such as Dask's: its environment differs from that of any other server.
+    """
+    settings = load_settings()
+    if settings.kernel != "process" and not settings.kernel_socket and sys.platform == "linux":
+        atexit.register(start_kernel_server().close)
 
 
 class Provisioner(LocalProvisioner):
