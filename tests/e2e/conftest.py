@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 
 from sundial.operations.loop import Loop
+from sundial.operations.notices import read_notices
 from sundial.operations.prefect_api import FlowRun, PrefectApi
 from sundial.operations.services import Service, Supervisor, free_port
 from sundial.operations.system import bring_up
@@ -88,6 +90,15 @@ class System:
     def now(self, flow_run: FlowRun) -> None:
         """Start a flow run now that waits, or has failed."""
         self.api.set_state(flow_run, "SCHEDULED", name="Scheduled", message="a test goes on")
+
+    def wait_for_notice(self, words: str, seconds: float = 60) -> bool:
+        """Tell whether people are told these words: Prefect runs the hook that does it after it has said Failed."""
+        deadline = time.monotonic() + seconds
+        while not (told := any(words in notice["reason"] for notice in read_notices(self.settings))):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return told
 
     @contextmanager
     def sabotaged(self, notebook: str, source: str = "raise RuntimeError('sabotage in the cell')") -> Iterator[None]:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 import httpx
 import pandas as pd
 import pytest
 
 from sundial.formats import read_json
-from sundial.operations.notices import read_notices
 from sundial.operations.status import wait_for_version
 from tests.e2e.conftest import ENDED, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ANSWER = {"name": "reviewer", "reason": "as the evidence says"}
-
-
-def wait_for_notices(system: System, stage: str, seconds: float = 20) -> list[dict]:
-    """Read the notices once one names the stage: Prefect runs the hook that writes it after it has said Failed."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = read_notices(system.settings)
-        if any(stage in notice["reason"] for notice in found) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
 
 
 def assert_broken(system: System, flow_run, stage: str) -> None:
@@ -38,7 +25,7 @@ def assert_broken(system: System, flow_run, stage: str) -> None:
     assert "failed" == record["status"]
     assert "raise RuntimeError" in record["error"]["source"]
     assert b"sabotage" in (run.stage_folder(stage) / "report.html").read_bytes()
-    assert any(stage in notice["reason"] for notice in wait_for_notices(system, stage))
+    assert system.wait_for_notice(stage)
     address = f"{system.settings.serve_url}/reports/{run.name}/{stage}/report.html"
     page = httpx.get(address, follow_redirects=True, trust_env=False)
     assert 200 == page.status_code

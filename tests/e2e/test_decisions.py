@@ -12,7 +12,6 @@ import pytest
 from sundial.cli import main
 from sundial.errors import ApprovalRefusedError
 from sundial.formats import read_json
-from sundial.operations.notices import read_notices
 from sundial.operations.rollback import roll_back
 from sundial.operations.status import read_status, wait_for_version
 from sundial.operations.system import check_schedule
@@ -167,7 +166,7 @@ def test_a_question_that_nobody_answers_is_reported_and_a_newer_release_goes_on(
     assert ("FAILED", "Expired") == (ended.state, ended.state_name)
     said = f"nobody answered the question about the candidate of 2013-11-04 ({run.name})"
     assert said in ended.message
-    assert said in read_notices(system.settings)[-1]["reason"]
+    assert system.wait_for_notice(said)
     assert any(said in item["message"] for item in read_status(system.settings, system.pipeline)["failed"])
     assert before == system.production()
     assert not run.succeeded("11_promote_model")
