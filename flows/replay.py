@@ -28,7 +28,7 @@ log = logging.getLogger("sundial.flows")
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 def step(folder: str, week: int, kind: str, name: str) -> dict[str, Any]:
     """Do one step of one week, in whatever process this runs."""
-    limit_threads()
+    limit_threads()  # before the server starts: it forks only for steps that have its limits
     keep_kernel_server()  # on Dask; to processes of our own the flow announces one
     return run_step(folder, week, kind)
 

@@ -104,9 +104,9 @@ def keep_kernel_server() -> None:
 
     For a worker that is not ours to start, such as Dask's: its environment differs from that of any other server.
     """
-    settings = load_settings()
-    if settings.kernel != "process" and not settings.kernel_socket and sys.platform == "linux":
-        atexit.register(start_kernel_server().close)
+    stack = contextlib.ExitStack()
+    stack.enter_context(kernel_server(load_settings()))
+    atexit.register(stack.close)
 
 
 class Provisioner(LocalProvisioner):

@@ -10,8 +10,7 @@ code: every kernel then imports ``sundial`` and the user's packages as they are 
 
 The server speaks lines of JSON over a UNIX socket. A request is ``{"argv", "env", "cwd", "log", "key"}``; with
 ``"module"`` that is run as ``python -m`` would, in place of a kernel. The answer is ``{"pid"}`` or ``{"refused"}``,
-later ``{"exit", "peak_kib"}``. The connection is the kernel's lifeline: when the client goes, its kernel is killed with
-all its children.
+later ``{"exit", "peak_kib"}``. The connection is a lifeline: when the client goes, kernel and children are killed.
 
 Rules the server keeps, each of which a crash or a hang taught:
 
@@ -63,6 +62,7 @@ PINNED_PREFIXES = ("PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "ARROW_", "LC_", "
 PINNED_NAMES = ("LANG", "LANGUAGE", "TZ", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "LD_LIBRARY_PATH")
 # Set while importing, so that no library starts a thread of its own.
 QUIET_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+PR_SET_PDEATHSIG = 1
 CLOSE_SECONDS = 2.0
 BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 THREADED = "it starts a thread when it is imported"
@@ -81,14 +81,15 @@ def module_folders(environment: Mapping[str, str]) -> list[Path]:
 
 def find_elsewhere(ours: list[Path], theirs: list[Path]) -> str:
     """Name what would be another module with their folders in PYTHONPATH; Prefect's pools add the project's to ours."""
-    for folder in theirs if ours != theirs else []:
-        if not folder.is_absolute() or not set(ours) <= set(theirs):
-            return "the kind or number of its folders"
-        for file in folder.iterdir():
-            name = file.name.partition(".")[0]
-            if name in sys.modules and (file.suffix in (".py", ".pyc", ".so") or (file / "__init__.py").exists()):
-                return name
-    return "all of it" if ours and not theirs else ""
+    if ours == theirs:
+        return ""
+    if not set(ours) <= set(theirs) or not all(folder.is_absolute() for folder in theirs):
+        return "the kind or number of its folders"
+    for file in (file for folder in theirs for file in folder.iterdir()):
+        name = file.name.partition(".")[0]
+        if name in sys.modules and (file.suffix in (".py", ".pyc", ".so") or (file / "__init__.py").exists()):
+            return name
+    return ""
 
 
 def count_threads() -> int:
@@ -242,7 +243,7 @@ class Server:
             other = str(error)
         if other:
             return f"PYTHONPATH differs from the kernel server's in {other}"
-        return "the kernel server has other threads" if count_threads() != 1 else ""
+        return f"the kernel server has {threads} threads" if (threads := count_threads()) != 1 else ""
 
     def _drop(self, connection: socket.socket) -> None:
         self.selector.unregister(connection)
@@ -291,7 +292,7 @@ def kill_group(pid: int) -> None:
 def become(request: dict[str, Any], parent: int) -> NoReturn:
     """Turn a forked child into the kernel, or the program, that a fresh interpreter would be."""
     os.setsid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it dies with its parent
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # it dies with its parent
     if os.getppid() != parent:  # the server died between the fork and the line above
         os._exit(1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -371,9 +372,8 @@ def serve(arguments: argparse.Namespace) -> int:
     gc.collect()
     gc.freeze()  # the children share these objects' pages for as long as nobody writes to them
     server = Server(socket.socket(fileno=arguments.listener), arguments.key, environment)
-    seconds = round(time.monotonic() - began, 2)
-    server.report = {"pid": os.getpid(), "modules": loaded, "skipped": skipped, "seconds": seconds}
-    parent = os.getpid()
+    parent, seconds = os.getpid(), round(time.monotonic() - began, 2)
+    server.report = {"pid": parent, "modules": loaded, "skipped": skipped, "seconds": seconds}
     if (request := server.serve()) is None:  # the parent removes the folder, unless it was killed
         shutil.rmtree(Path(server.listener.getsockname()).parent, ignore_errors=True)
         return 0
